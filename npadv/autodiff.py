@@ -1,0 +1,529 @@
+"""The tape: arrays that remember where they came from, and the walk that turns the memory into gradients.
+
+A *primitive* takes arrays and returns an array. Called on a :class:`Tensor` it also leaves a record: which primitive ran,
+on what. Each primitive has one gradient rule per argument,
+
+    rule(g, y, *args, **kwargs) = g . dy/d(arg),        g = d(loss)/dy,        y = primitive(*args, **kwargs)
+
+a *vector-Jacobian product*. ``grad`` finds the records between two tensors and applies their rules in reverse order of
+creation, adding up what meets (the chain rule). The rules are written once and run two ways: on plain arrays when only
+numbers are wanted, so that the walk costs NumPy's time and little more; on Tensors, under ``create_graph=True``, when the
+gradient will itself be differentiated, so that the walk leaves a record of its own.
+
+This file knows no operation: those live in ``npadv/ops``, each beside its rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from functools import partial, wraps
+from inspect import Parameter, signature
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from npadv.backend import Array, is_array, to_device, to_numpy, xp_of
+
+Rule = Callable[..., Any]
+
+_recording: ContextVar[bool] = ContextVar("recording", default=True)
+_next_order = count().__next__
+
+
+class Tensor:
+    """An array, and how it was made.
+
+    Parameters
+    ----------
+    data : array, or anything ``numpy.asarray`` takes
+        The values. An array is kept, not copied; its type (NumPy's or CuPy's) decides where work runs.
+    requires_grad : bool
+        Record what is computed from this tensor, so that its gradient can be asked for. Floating point only.
+
+    Attributes
+    ----------
+    data : array
+        The values.
+    grad : array or None
+        Filled by :meth:`backward`, on leaves only.
+
+    Examples
+    --------
+    >>> import npadv
+    >>> x = npadv.Tensor([1.0, 2.0, 3.0], requires_grad=True)
+    >>> y = (x * x).sum()
+    >>> npadv.grad(y, x)
+    array([2., 4., 6.])
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_args",  # what the primitive was called on: Tensors, arrays, numbers
+        "_kwargs",
+        "_op",  # the primitive, None for a leaf
+        "_order",  # a number no other tensor has, growing with time
+        "_stamp",  # the sum of the arguments' versions when recorded: it can only have grown if one was changed
+        "_values",  # _args as arrays
+        "_version",  # how often the data was changed in place
+        "data",
+        "grad",
+        "requires_grad",
+    )
+    __array_ufunc__ = None  # numpy.ndarray + Tensor defers to Tensor.__radd__
+
+    data: Array
+    grad: Array | None
+    requires_grad: bool
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        if isinstance(data, Tensor):
+            raise TypeError("Tensor(data): data is a Tensor already; use .detach() for its values without its history")
+        self.data = data = data if is_array(data) and not isinstance(data, np.generic) else np.asarray(data)
+        if requires_grad and data.dtype.kind != "f":
+            raise ValueError(f"Tensor(requires_grad=True): expected a floating-point dtype, got {data.dtype}")
+        self.requires_grad = requires_grad
+        self.grad = None
+        self._op: Operation | None = None
+        self._args: tuple[Any, ...] = ()
+        self._order: int = _next_order()
+        self._version = 0
+        self._values: list[Any] = []
+        self._kwargs: dict[str, Any] = {}
+        self._stamp = 0
+
+    # What an array would answer -------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the values."""
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self.data.size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the elements."""
+        return self.data.dtype
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        body = np.array2string(to_numpy(self.data), separator=", ", prefix="Tensor(", threshold=20)
+        return f"Tensor({body}, dtype={self.dtype}{', requires_grad=True' if self.requires_grad else ''})"
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def item(self) -> float:
+        """Return the only element as a Python number."""
+        return self.data.item()
+
+    def numpy(self) -> np.ndarray:
+        """Return the values as a NumPy array on the host."""
+        return to_numpy(self.data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.requires_grad:
+            raise TypeError("numpy.asarray(tensor) would drop the tensor's history; take tensor.data if that is meant")
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    # History --------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether the tensor was made by hand and not by a primitive."""
+        return self._op is None
+
+    def detach(self) -> Tensor:
+        """Return a tensor with the same values (the same memory) and no history."""
+        return Tensor(self.data)
+
+    def backward(self, cotangent: Array | None = None) -> None:
+        """Add d(self)/d(leaf) to ``leaf.grad`` for every leaf that requires it: ``grad`` over all leaves."""
+        leaves = [node for node in _ancestors(self, 0) if node._op is None]
+        if not leaves:
+            raise ValueError("backward: nothing was recorded; no tensor in this computation has requires_grad=True")
+        for leaf, g in zip(leaves, grad(self, leaves, cotangent), strict=True):
+            leaf.grad = g if leaf.grad is None else leaf.grad + g
+
+    # In-place changes -----------------------------------------------------------------------------------------------
+
+    def mark_changed(self) -> None:
+        """Say that ``data`` was changed in place: a gradient through an earlier record will refuse to be wrong."""
+        if self._op is not None and self.requires_grad:
+            raise RuntimeError(
+                f"in-place change of a recorded result (of {self._op.name}): only leaves may be changed in place; "
+                "use where(...) or concatenate(...) to build a new tensor, or .detach() to leave the tape"
+            )
+        self._version += 1
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.mark_changed()
+        self.data[_plain(index)] = _plain(value)
+
+    def assign(self, value: Any) -> None:
+        """Copy ``value`` into ``data`` in place (shapes must agree) and mark the change."""
+        value = _plain(value)
+        if np.shape(value) != self.shape:
+            raise ValueError(f"assign(value): expected shape {self.shape}, got {np.shape(value)}")
+        self.mark_changed()
+        self.data[...] = value
+
+    def to(self, device: str) -> Tensor:
+        """Move ``data`` to ``"cpu"`` or ``"cuda"``, in place; returns the tensor itself."""
+        self.mark_changed()
+        self.data = to_device(self.data, device)
+        return self
+
+    if TYPE_CHECKING:  # the operators and methods that npadv/ops/operators.py installs, spelled out for type checkers
+        T: Tensor
+
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __pow__(self, other: Any) -> Tensor: ...
+        def __rpow__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __rmatmul__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __abs__(self) -> Tensor: ...
+        def __lt__(self, other: Any) -> Array: ...
+        def __le__(self, other: Any) -> Array: ...
+        def __gt__(self, other: Any) -> Array: ...
+        def __ge__(self, other: Any) -> Array: ...
+        def __getitem__(self, index: Any) -> Tensor: ...
+        def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...  # noqa: D102
+        def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...  # noqa: D102
+        def max(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...  # noqa: D102
+        def min(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...  # noqa: D102
+        def reshape(self, *shape: Any) -> Tensor: ...  # noqa: D102
+        def transpose(self, *axes: Any) -> Tensor: ...  # noqa: D102
+        def astype(self, dtype: Any) -> Tensor: ...  # noqa: D102
+
+
+class Operation:
+    """A primitive's entry in the registry: its function on arrays and its gradient rules, one per argument."""
+
+    __slots__ = ("forward", "name", "rules")
+
+    def __init__(self, name: str, forward: Callable[..., Any]) -> None:
+        self.name = name
+        self.forward = forward
+        self.rules: Any = _NoRules(name)
+
+
+class _NoRules:
+    """Stands where an operation's rules will: says what is missing when one is asked for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getitem__(self, argnum: int) -> Rule:
+        raise NotImplementedError(f"{self.name} has no gradient rule: give it one with defvjp({self.name}, ...)")
+
+
+class _AnyNumber:
+    """The rules of a primitive that takes any number of arguments: one rule, told which argument is meant."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+
+    def __getitem__(self, argnum: int) -> Rule:
+        return partial(self.rule, argnum)
+
+
+def _not_differentiable(name: str, argnum: int) -> Rule:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{name} is not differentiable in argument {argnum}")
+
+    return refuse
+
+
+PRIMITIVES: dict[str, Operation] = {}
+"""Every primitive by name. A test walks it and fails for one without a rule or a test."""
+
+
+def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function of arrays into a primitive: on Tensors it is recorded, on plain arrays it is just itself.
+
+    Positional arguments may be Tensors and are differentiated; keyword arguments are settings and are not.
+    The function must not keep or change its arguments in place.
+
+    >>> import npadv
+    >>> @npadv.primitive
+    ... def cube(x):
+    ...     return x * x * x
+    >>> npadv.defvjp(cube, lambda g, y, x: g * (3 * x * x))
+    >>> x = npadv.Tensor(2.0, requires_grad=True)
+    >>> float(npadv.grad(cube(x), x))
+    12.0
+    """
+    op = Operation(forward.__name__, forward)
+
+    @wraps(forward)
+    def apply(*args: Any, **kwargs: Any) -> Any:
+        # This function is the tape's whole cost on the way forward: it is written for speed, and it is still short.
+        values = []
+        wrapped = recorded = False
+        stamp = 0
+        for a in args:
+            if isinstance(a, Tensor):
+                wrapped = True
+                values.append(a.data)
+                if a.requires_grad:
+                    recorded = True
+                    stamp += a._version
+            else:
+                values.append(a)
+        value = forward(*values, **kwargs)
+        if not wrapped:
+            return value
+        y = Tensor.__new__(Tensor)
+        y.data = value if type(value) is np.ndarray or not isinstance(value, np.generic) else np.asarray(value)
+        y.grad = None
+        y._version = 0
+        y._order = _next_order()
+        if recorded and _recording.get():
+            y.requires_grad = True
+            y._op = op
+            y._args = args
+            y._values = values
+            y._kwargs = kwargs
+            y._stamp = stamp
+        else:
+            y.requires_grad = False
+            y._op = None
+            y._args = ()
+        return y
+
+    apply.operation = op  # type: ignore[attr-defined]
+    PRIMITIVES[op.name] = op
+    return apply
+
+
+def defvjp(function: Callable[..., Any], *rules: Rule | None, variadic: bool = False) -> None:
+    """Give a primitive its gradient rules, one per positional argument; ``None`` marks one that has no gradient.
+
+    A rule is called as ``rule(g, y, *args, **kwargs)`` and returns the cotangent of its argument, in that argument's
+    shape. It must be written with primitives and operators only, since it runs on Tensors when gradients of gradients
+    are wanted. ``variadic=True`` takes a single ``rule(argnum, g, y, *args, **kwargs)`` for primitives of any number of
+    arguments.
+    """
+    op = operation_of(function)
+    expected = 1 if variadic else len(positional_parameters(op.forward))
+    if len(rules) != expected or (variadic and rules[0] is None):
+        raise ValueError(
+            f"defvjp({op.name}): expected {expected} rule(s), one per positional argument, got {len(rules)}"
+        )
+    if variadic:
+        op.rules = _AnyNumber(rules[0])  # type: ignore[arg-type]
+    else:
+        op.rules = tuple(rule or _not_differentiable(op.name, i) for i, rule in enumerate(rules))
+
+
+def positional_parameters(function: Callable[..., Any]) -> list[str]:
+    """Return the names of the arguments that a primitive is differentiated in: those that are not keyword-only."""
+    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in signature(function).parameters.values() if p.kind in kinds]
+
+
+def operation_of(function: Callable[..., Any]) -> Operation:
+    """Return the registry entry of a primitive."""
+    op = getattr(function, "operation", None)
+    if not isinstance(op, Operation):
+        raise TypeError(f"expected a function made by @primitive, got {function!r}")
+    return op
+
+
+@contextmanager
+def recording(enabled: bool) -> Iterator[None]:
+    """Switch the record on or off, in this thread or task only."""
+    token = _recording.set(enabled)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+def no_record() -> AbstractContextManager[None]:
+    """Compute without leaving a record, in this thread or task only.
+
+    >>> import npadv
+    >>> x = npadv.Tensor(1.0, requires_grad=True)
+    >>> with npadv.no_record():
+    ...     y = x * 2
+    >>> y.requires_grad
+    False
+    """
+    return recording(False)
+
+
+def value_of(x: Any) -> Any:
+    """Return the array of a Tensor, and anything else unchanged.
+
+    Rules use it for what is constant in the neighbourhood of a point: a mask, an index, a sign.
+    """
+    return x.data if isinstance(x, Tensor) else x
+
+
+# The walk -------------------------------------------------------------------------------------------------------------
+
+
+def _ancestors(y: Tensor, oldest: int) -> list[Tensor]:
+    """Return ``y`` and the recorded tensors it was made from, none older than ``oldest``, in order of creation."""
+    found = {y._order: y}
+    stack = [y]
+    while stack:
+        for a in stack.pop()._args:
+            if isinstance(a, Tensor) and a.requires_grad and a._order >= oldest and a._order not in found:
+                found[a._order] = a
+                stack.append(a)
+    return [found[order] for order in sorted(found)]
+
+
+def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = False, unused: str = "raise") -> Any:
+    """Return the gradient of ``y``, weighted by ``cotangent``, with respect to ``wrt``.
+
+    Parameters
+    ----------
+    y : Tensor
+        What to differentiate. With more than one element it needs a ``cotangent``.
+    wrt : Tensor or sequence of Tensor
+        What to differentiate by. Only the records between these and ``y`` are visited, so the gradient of an input
+        costs nothing for the parameters.
+    cotangent : array or Tensor of ``y``'s shape, optional
+        The vector of the vector-Jacobian product; 1 by default.
+    create_graph : bool
+        Return Tensors that can be differentiated again, instead of plain arrays.
+    unused : {"raise", "zeros"}
+        What to do when ``y`` does not depend on one of ``wrt``.
+
+    Returns
+    -------
+    array (Tensor if ``create_graph``), or a list of them where ``wrt`` is a sequence
+        Each in the shape and dtype of its ``wrt``.
+
+    Raises
+    ------
+    ValueError
+        ``y`` or one of ``wrt`` was not recorded, or ``y`` does not depend on it.
+    RuntimeError
+        A tensor was changed in place after it was recorded.
+
+    Examples
+    --------
+    >>> import npadv
+    >>> x = npadv.Tensor(3.0, requires_grad=True)
+    >>> first = npadv.grad(x * x * x, x, create_graph=True)
+    >>> float(first.data), float(npadv.grad(first, x))
+    (27.0, 18.0)
+    """
+    if isinstance(wrt, Tensor):
+        return _gradients(y, [wrt], cotangent, create_graph, unused)[0]
+    return _gradients(y, list(wrt), cotangent, create_graph, unused)
+
+
+def _gradients(y: Tensor, wrt: list[Tensor], cotangent: Any, create_graph: bool, unused: str) -> list[Any]:
+    g = _checked_cotangent(y, wrt, cotangent, unused)
+    targets = {w._order for w in wrt}
+
+    # Forward: keep the records that lead from a target to y. A target's own past is of no interest.
+    on_path = set(targets)
+    path = []
+    if y.requires_grad and wrt:
+        for node in _ancestors(y, min(targets)):
+            for a in node._args:
+                if isinstance(a, Tensor) and a._order in on_path:
+                    on_path.add(node._order)
+                    path.append(node)
+                    break
+
+    # Backward: hand each record's cotangent on to its arguments.
+    cotangents: dict[int, Any] = {y._order: Tensor(g) if create_graph and not isinstance(g, Tensor) else g}
+    for node in reversed(path):
+        order = node._order
+        g = cotangents[order] if order in targets else cotangents.pop(order)
+        inputs, output = (node._args, node) if create_graph else (node._values, node.data)
+        stamp = 0
+        for i, a in enumerate(node._args):
+            if isinstance(a, Tensor) and a.requires_grad:
+                stamp += a._version
+                if a._order in on_path:
+                    contribution = node._op.rules[i](g, output, *inputs, **node._kwargs)  # type: ignore[union-attr]
+                    known = cotangents.get(a._order)
+                    cotangents[a._order] = contribution if known is None else known + contribution
+        if stamp != node._stamp:
+            _refuse_changed(node)
+
+    return [_finished(cotangents.get(w._order), w, k, create_graph, unused) for k, w in enumerate(wrt)]
+
+
+def _checked_cotangent(y: Tensor, wrt: list[Tensor], cotangent: Any, unused: str) -> Any:
+    if unused not in ("raise", "zeros"):
+        raise ValueError(f"grad(unused=...): expected 'raise' or 'zeros', got {unused!r}")
+    if not isinstance(y, Tensor):
+        raise TypeError(f"grad(y): expected a Tensor, got {type(y).__name__}")
+    for k, w in enumerate(wrt):
+        if not isinstance(w, Tensor):
+            raise TypeError(f"grad(wrt[{k}]): expected a Tensor, got {type(w).__name__}")
+        if not w.requires_grad:
+            raise ValueError(f"grad(wrt[{k}]): this tensor was not recorded; make it with requires_grad=True")
+    if not y.requires_grad and unused == "raise":
+        raise ValueError("grad(y): y was not recorded; no tensor it was made from has requires_grad=True")
+    if cotangent is None:
+        if y.size != 1:
+            raise ValueError(f"grad(y): y has shape {y.shape}; give a cotangent of that shape, or reduce y to a scalar")
+        return xp_of(y.data).ones_like(y.data)
+    if not isinstance(cotangent, Tensor):
+        cotangent = xp_of(y.data).asarray(cotangent, dtype=y.dtype)
+    if cotangent.shape != y.shape:
+        raise ValueError(f"grad(cotangent): expected y's shape {y.shape}, got {cotangent.shape}")
+    return cotangent
+
+
+def _finished(g: Any, w: Tensor, k: int, create_graph: bool, unused: str) -> Any:
+    """Give a cotangent its target's dtype and its final form."""
+    if g is None:
+        if unused == "raise":
+            raise ValueError(
+                f"grad(wrt[{k}]): y does not depend on this tensor; pass unused='zeros' if that is expected"
+            )
+        g = xp_of(w.data).zeros_like(w.data)
+    if create_graph:
+        g = g if isinstance(g, Tensor) else Tensor(g)
+        return g if g.dtype == w.dtype else g.astype(w.dtype)
+    g = g.data if isinstance(g, Tensor) else g
+    xp = xp_of(w.data)
+    return g if type(g) is xp.ndarray and g.dtype == w.dtype else xp.asarray(g, dtype=w.dtype)
+
+
+def _refuse_changed(node: Tensor) -> None:
+    shapes = [a.shape for a in node._args if isinstance(a, Tensor) and a.requires_grad]
+    raise RuntimeError(
+        f"grad: an argument of {node._op.name} (recorded with shapes {shapes}) was changed in place "  # type: ignore[union-attr]
+        "after it was recorded; its gradient can no longer be computed. Take the gradient before the change, or recompute"
+    )
+
+
+def _plain(x: Any) -> Any:
+    return tuple(map(value_of, x)) if isinstance(x, tuple) else value_of(x)

@@ -1,0 +1,100 @@
+"""Everything in which NumPy and CuPy differ; the only file that says so.
+
+An array decides by its type where work runs: ``xp_of(x)`` is the module, ``numpy`` or ``cupy``, whose functions take ``x``.
+CuPy is imported by nobody until somebody asks for a GPU or hands in a CuPy array.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any
+"""A ``numpy.ndarray`` or a ``cupy.ndarray``: CuPy ships no types to name the union with."""
+
+DEVICES = ("cpu", "cuda")
+INSTALL_CUPY = 'pip install "npadv[gpu-cuda13]" (CUDA 13) or pip install "npadv[gpu-cuda12]" (CUDA 12)'
+
+
+def xp_of(*arrays: Any) -> ModuleType:
+    """Return the array module of the arguments: ``cupy`` if any is a CuPy array, else ``numpy``.
+
+    >>> xp_of(np.zeros(3), 2.0).__name__
+    'numpy'
+    """
+    for x in arrays:
+        if type(x) is np.ndarray:
+            continue
+        module = type(x).__module__.partition(".")[0]
+        if module == "cupy":
+            return sys.modules["cupy"]
+    return np
+
+
+def is_array(x: Any) -> bool:
+    """Tell whether ``x`` is an array (not a Python number, a list or a Tensor).
+
+    >>> is_array(np.ones(2)), is_array(np.float32(1)), is_array([1.0])
+    (True, True, False)
+    """
+    return isinstance(x, np.ndarray | np.generic) or type(x).__module__.partition(".")[0] == "cupy"
+
+
+def require_cupy() -> ModuleType:
+    """Return the ``cupy`` module, or fail with one sentence that says what is missing.
+
+    Raises
+    ------
+    RuntimeError
+        CuPy is not installed, or it sees no CUDA device.
+    """
+    try:
+        import cupy
+    except ImportError as error:
+        raise RuntimeError(f"the device 'cuda' needs CuPy, which is not installed: {INSTALL_CUPY}") from error
+    if not cupy.is_available():
+        raise RuntimeError("the device 'cuda' was asked for, but CuPy sees no CUDA device (check nvidia-smi)")
+    return cupy
+
+
+def device_module(device: str) -> ModuleType:
+    """Return the array module of a device by its name, ``"cpu"`` or ``"cuda"``."""
+    if device == "cpu":
+        return np
+    if device == "cuda":
+        return require_cupy()
+    raise ValueError(f"device: expected one of {', '.join(map(repr, DEVICES))}, got {device!r}")
+
+
+def to_device(x: Array, device: str) -> Array:
+    """Return ``x`` on the named device, unchanged if it is there already."""
+    xp = device_module(device)
+    return to_numpy(x) if xp is np else xp.asarray(x)
+
+
+def like(x: Any, reference: Array) -> Array:
+    """Return host data ``x`` as an array of the module that holds ``reference`` (a copy only where one is needed)."""
+    return xp_of(reference).asarray(x)
+
+
+def to_numpy(x: Array) -> np.ndarray:
+    """Return ``x`` as a NumPy array on the host.
+
+    >>> to_numpy(np.arange(3)).tolist()
+    [0, 1, 2]
+    """
+    return x.get() if hasattr(x, "get") and xp_of(x) is not np else np.asarray(x)
+
+
+def add_at(target: Array, index: Any, values: Array) -> None:
+    """``target[index] += values`` in place, where an element named twice receives both values."""
+    xp_of(target).add.at(target, index, values)
+
+
+def sliding_windows(x: Array, shape: tuple[int, ...], axis: tuple[int, ...]) -> Array:
+    """Return a read-only view of every window of the given shape: the window's own axes come last."""
+    xp = xp_of(x)
+    return xp.lib.stride_tricks.sliding_window_view(x, shape, axis=axis)

@@ -1,0 +1,110 @@
+"""CIFAR-10: 50,000 + 10,000 colour photographs of ten kinds of things (Krizhevsky, 2009), from its binary version.
+
+A batch file is a row of records: one byte of label, then 3072 of pixels, the red plane, the green and the blue.
+The version "for Python" is a pickle, which may run code when read, and is not supported.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from npadv.data.dataset import Dataset, Split
+from npadv.data.files import bad_file, data_folders, download_file, find_file, missing_file
+
+__all__ = ["cifar10", "read_batch"]
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FOLDER = "cifar-10-batches-bin"
+BATCHES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+RECORDS = 10_000  # in each batch file
+SHAPE = (3, 32, 32)
+ARCHIVE = "cifar-10-binary.tar.gz"
+ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+URLS = ["https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"]
+
+
+def cifar10(root: str | os.PathLike[str] | None = None, *, download: bool = True) -> Dataset:
+    """Load CIFAR-10: images (50000, 3, 32, 32) and (10000, 3, 32, 32), planes R, G, B, pixels / 255.
+
+    Parameters
+    ----------
+    root
+        Folder with the six batch files or with a subfolder `cifar10` or `cifar-10-batches-bin` of them; also where
+        they are downloaded to. By default $NPADV_DATA, then the user's cache, and downloads go to the cache.
+    download
+        Download them if there is none (170 MB, once; needs pooch).
+
+    Raises
+    ------
+    DataError
+        If a file is missing and cannot be had, or has a wrong size, checksum or label. The published checksum is the
+        archive's: batch files found unpacked are held to their size and labels only.
+
+    Examples
+    --------
+    >>> cifar10("an/empty/folder", download=False)
+    Traceback (most recent call last):
+    npadv.data.files.DataError: data_batch_1.bin: expected in one of ...; set NPADV_DATA to a folder ...
+    """
+    folders = data_folders(root, "cifar10")
+    subfolders = ("", "cifar10", FOLDER, f"cifar10/{FOLDER}")
+    places = [folder / sub for folder in folders for sub in subfolders]
+    found = find_file(BATCHES, places)
+    if found is None and not download:
+        raise missing_file(BATCHES[0], places)
+    # All six come from one folder: a set with a hole is an error, never filled from another copy.
+    folder = found.parent if found is not None else _download(folders[-1])
+    *train, test = (read_batch(folder / name, RECORDS) for name in BATCHES)
+    return Dataset("cifar10", _split(train), _split([test]), CLASSES)
+
+
+def read_batch(path: str | os.PathLike[str], records: int = RECORDS) -> tuple[np.ndarray, np.ndarray]:
+    """Read one batch file: images (records, 3, 32, 32) and labels (records,), both uint8.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, is not records * 3073 bytes long, or has a label above 9.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        remedy = "delete its folder, and the next call downloads all six files"
+        raise bad_file(path, "a readable batch file", str(error.strerror), remedy) from error
+    length = 1 + np.prod(SHAPE).item()
+    if len(data) != records * length:
+        raise bad_file(path, f"{records * length} bytes for {records} records of {length}", f"{len(data)} bytes")
+    rows = np.frombuffer(data, np.uint8).reshape(records, length)
+    labels, pixels = rows[:, 0], rows[:, 1:]
+    if records and labels.max() >= len(CLASSES):
+        raise bad_file(path, f"labels in 0..{len(CLASSES) - 1}", f"{labels.max()} in record {labels.argmax()}")
+    return pixels.reshape(records, *SHAPE), labels
+
+
+def _split(parts: list[tuple[np.ndarray, np.ndarray]]) -> Split:
+    images = np.concatenate([pixels for pixels, _ in parts]).astype(np.float32)
+    images /= 255
+    return Split(images, np.concatenate([labels for _, labels in parts]))
+
+
+def _download(folder: Path) -> Path:
+    """Download and unpack the archive into `folder`; return the folder of batch files, which appears whole or never."""
+    archive = download_file(ARCHIVE, URLS, ARCHIVE_MD5, folder)
+    target = folder / FOLDER
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        with tarfile.open(archive) as tar:
+            members = [tar.getmember(f"{FOLDER}/{name}") for name in [*BATCHES, "batches.meta.txt"]]
+            tar.extractall(temporary, members=members, filter="data")
+        try:
+            Path(temporary, FOLDER).rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster, and its files are the same
+                raise
+    archive.unlink(missing_ok=True)
+    return target

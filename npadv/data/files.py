@@ -1,0 +1,128 @@
+"""Where data files are, whether they are the right ones, and how they are fetched once.
+
+A file is looked for in a folder the caller names; else in the folder that the environment variable NPADV_DATA names
+and then in the user's cache, into which a missing one is downloaded. Nothing is ever unpickled, and a download has
+its final name only after its checksum was right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = [
+    "VARIABLE",
+    "DataError",
+    "bad_file",
+    "check_md5",
+    "data_folders",
+    "download_file",
+    "find_file",
+    "missing_file",
+    "user_cache",
+]
+
+VARIABLE = "NPADV_DATA"
+
+
+class DataError(ValueError):
+    """A data file is missing or is not what it should be: the message says which, how, and what to do about it."""
+
+
+def bad_file(path: Path | str, expected: str, came: str, remedy: str = "") -> DataError:
+    """Build the error for a file that is there and wrong.
+
+    >>> bad_file("t10k.gz", "8 bytes", "7")
+    DataError('t10k.gz: expected 8 bytes, came 7; delete the file and fetch it again')
+    """
+    return DataError(f"{path}: expected {expected}, came {came}; {remedy or 'delete the file and fetch it again'}")
+
+
+def user_cache() -> Path:
+    """Return the folder for downloads, by the platform's custom; it need not exist.
+
+    >>> user_cache().parts[-1]
+    'npadv'
+    """
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "npadv"
+
+
+def data_folders(root: str | os.PathLike[str] | None, name: str) -> list[Path]:
+    """Return the folders in which to look for the dataset `name`, the one that takes a download last.
+
+    >>> [str(folder) for folder in data_folders("here", "mnist")]
+    ['here']
+    """
+    if root is not None:
+        return [Path(root)]
+    cache = user_cache() / name
+    if not (named := os.environ.get(VARIABLE)):
+        return [cache]
+    if not Path(named).is_dir():  # a slip of the pen here must not become a silent download
+        raise DataError(f"{VARIABLE} must name a folder that exists, came {named!r}; correct it or unset it")
+    return [Path(named), cache]
+
+
+def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
+    """Return the first of the `names` (spellings of one file) that is in the first of the `folders` to have one."""
+    names = list(names)
+    return next((path for folder in folders for name in names if (path := folder / name).is_file()), None)
+
+
+def missing_file(name: str, folders: Iterable[Path]) -> DataError:
+    """Build the error for a file that is in none of the folders."""
+    looked = ", ".join(str(folder) for folder in folders)
+    return DataError(
+        f"{name}: expected in one of {looked}; came upon none there; "
+        f"set {VARIABLE} to a folder that holds it, or let it be downloaded with download=True"
+    )
+
+
+def check_md5(path: Path, md5: str) -> None:
+    """Raise DataError unless the file's MD5 is `md5`, in hexadecimal.
+
+    MD5 is what the datasets' authors published: it tells a damaged file from a whole one, not friend from foe.
+    """
+    with path.open("rb") as stream:
+        came = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if came != md5:
+        remedy = f"delete the file, and the next call downloads it, or set {VARIABLE} to a folder with a good copy"
+        raise bad_file(path, f"MD5 {md5}", came, remedy)
+
+
+def download_file(name: str, urls: Iterable[str], md5: str, folder: Path) -> Path:
+    """Download one file into `folder` from the first of the `urls` that gives it with the right checksum.
+
+    pooch writes to a temporary name, checks it and then moves it, so an interrupted download leaves no `name` behind.
+
+    Raises
+    ------
+    DataError
+        If pooch is not installed or no URL gave the file; each URL's failure is in the message.
+    """
+    by_hand = f"download it by hand and set {VARIABLE} to its folder"
+    try:
+        import pooch
+    except ImportError as error:
+        raise DataError(
+            f"{name}: expected in {folder}, came upon nothing, and downloading needs pooch; "
+            f'pip install "npadv[demo]", or {by_hand}'
+        ) from error
+    progress = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
+    failures = []
+    for url in urls:
+        try:
+            return Path(pooch.retrieve(url, f"md5:{md5}", fname=name, path=folder, progressbar=progress))
+        except (OSError, ValueError) as error:  # no network, no such file, no right to write; a wrong checksum
+            failures.append(f"{url}: {error}")
+    raise DataError(f"{name}: expected MD5 {md5}, came from no URL ({'; '.join(failures)}); try again, or {by_hand}")

@@ -1,0 +1,200 @@
+"""Losses and the functions around them: compositions of operations, without gradient rules of their own.
+
+Everything takes Tensors or plain arrays and returns the like. A loss of a batch comes per example (``reduction="none"``),
+summed or averaged; attacks sum, so that an example's gradient does not depend on the company it is in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from npadv import ops
+from npadv.autodiff import Tensor, value_of
+from npadv.backend import Array, like, xp_of
+
+REDUCTIONS = ("none", "sum", "mean")
+
+# Activations ----------------------------------------------------------------------------------------------------------
+
+
+def softmax(x: Any, axis: int = -1) -> Any:
+    """Return exp(x) / sum(exp(x)) along an axis, without overflow.
+
+    >>> softmax(np.array([1000.0, 1000.0]))
+    array([0.5, 0.5])
+    """
+    return ops.exp(log_softmax(x, axis))
+
+
+def log_softmax(x: Any, axis: int = -1) -> Any:
+    """Return x - log(sum(exp(x))) along an axis: the logarithm of ``softmax``, finite where that underflows."""
+    return x - ops.logsumexp(x, axis=axis, keepdims=True)
+
+
+def leaky_relu(x: Any, slope: float = 0.01) -> Any:
+    """Return x where x > 0, else slope * x."""
+    return ops.where(value_of(x) > 0, x, slope * x)
+
+
+def maxout(x: Any, pieces: int, axis: int = 1) -> Any:
+    """Return the maximum over groups of ``pieces`` along an axis (Goodfellow et al. 2013).
+
+    The pieces of a unit lie a stride apart, not side by side: unit u takes the maximum over u, u + units, u + 2 units, ...
+    Each piece of all units is then one contiguous run of memory, and the maximum runs over whole runs.
+
+    x (N, pieces * units, ...) gives (N, units, ...).
+
+    >>> maxout(np.array([[1.0, 5.0, 3.0, 2.0]]), pieces=2)
+    array([[3., 5.]])
+    """
+    axis %= x.ndim
+    if pieces < 1 or x.shape[axis] % pieces:
+        raise ValueError(
+            f"maxout(pieces): expected a divisor of the {x.shape[axis]} features on axis {axis}, got {pieces}"
+        )
+    units = x.shape[axis] // pieces
+    split = ops.reshape(x, shape=(*x.shape[:axis], pieces, units, *x.shape[axis + 1 :]))
+    return ops.max(split, axis=axis)
+
+
+# Losses ---------------------------------------------------------------------------------------------------------------
+
+
+def cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> Any:
+    """Return the cross-entropy -log p(target) of a softmax classifier.
+
+    Parameters
+    ----------
+    logits : (N, K)
+        Unnormalised log-probabilities.
+    targets : (N,) integers, or (N, K) weights
+        Classes in 0..K-1; or a weight for each class ("soft targets"), non-negative and not necessarily summing to one.
+    reduction : {"none", "sum", "mean"}
+
+    Raises
+    ------
+    ValueError
+        A class outside 0..K-1, float classes, a shape that does not fit, an empty batch under ``"mean"``.
+
+    Examples
+    --------
+    >>> round(float(cross_entropy(np.zeros((2, 4)), np.array([0, 3]))), 4)  # log 4
+    1.3863
+    """
+    _require_rank(logits, 2, "cross_entropy(logits)", "(N, K)")
+    targets = like(value_of(targets), value_of(logits)) if not isinstance(targets, Tensor) else targets
+    if targets.ndim == 2:
+        check_soft_targets(targets, logits.shape)
+        weights = targets if isinstance(targets, Tensor) else targets.astype(logits.dtype, copy=False)
+        losses = -ops.sum(weights * log_softmax(logits), axis=1)
+    else:
+        labels = check_labels(targets, logits.shape[1], logits.shape[0])
+        rows = xp_of(labels).arange(logits.shape[0])
+        losses = ops.logsumexp(logits, axis=1) - ops.getitem(logits, index=(rows, labels))
+    return reduce(losses, reduction)
+
+
+def kl_divergence(p_logits: Any, q_logits: Any, reduction: str = "mean") -> Any:
+    """Return KL(p || q) = sum p (log p - log q) of two softmax distributions given by their logits, both (N, K).
+
+    >>> float(kl_divergence(np.array([[0.0, 1.0]]), np.array([[0.0, 1.0]])))
+    0.0
+    """
+    _require_rank(p_logits, 2, "kl_divergence(p_logits)", "(N, K)")
+    _require_shape(q_logits, p_logits.shape, "kl_divergence(q_logits)")
+    log_p = log_softmax(p_logits)
+    return reduce(ops.sum(ops.exp(log_p) * (log_p - log_softmax(q_logits)), axis=1), reduction)
+
+
+def mean_squared_error(prediction: Any, target: Any, reduction: str = "mean") -> Any:
+    """Return the squared error of each example, averaged over its elements: (N, ...) twice gives (N,) before reduction."""
+    if prediction.ndim < 1:
+        raise ValueError("mean_squared_error(prediction): expected a batch (N, ...), got a scalar")
+    _require_shape(target, prediction.shape, "mean_squared_error(target)")
+    errors = ops.square(prediction - target)
+    return reduce(ops.mean(errors, axis=tuple(range(1, errors.ndim))) if errors.ndim > 1 else errors, reduction)
+
+
+def binary_cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> Any:
+    """Return the cross-entropy of a sigmoid classifier from its logits: softplus(z) - t z, finite for any z.
+
+    ``targets`` are probabilities in [0, 1]: a number for all, or an array of the logits' shape.
+
+    >>> round(float(binary_cross_entropy(np.zeros(3), 1.0)), 4)  # log 2
+    0.6931
+    """
+    values = value_of(targets)
+    if not isinstance(values, int | float):
+        _require_shape(targets, logits.shape, "binary_cross_entropy(targets)")
+    if not (
+        (values >= 0) & (values <= 1) if isinstance(values, int | float) else ((values >= 0) & (values <= 1)).all()
+    ):
+        raise ValueError("binary_cross_entropy(targets): expected probabilities in [0, 1]")
+    return reduce(ops.softplus(logits) - targets * logits, reduction)
+
+
+def reduce(losses: Any, reduction: str) -> Any:
+    """Return losses as they are (``"none"``), summed or averaged."""
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return ops.sum(losses)
+    if reduction == "mean":
+        if losses.size == 0:
+            raise ValueError("reduction='mean': expected at least one example, got an empty batch")
+        return ops.mean(losses)
+    raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+
+
+# Targets --------------------------------------------------------------------------------------------------------------
+
+
+def one_hot(labels: Any, classes: int, dtype: Any = np.float32) -> Array:
+    """Return (N, classes) rows that are one at the label and zero elsewhere.
+
+    >>> one_hot(np.array([1, 0]), 3)
+    array([[0., 1., 0.],
+           [1., 0., 0.]], dtype=float32)
+    """
+    labels = check_labels(labels, classes)
+    xp = xp_of(labels)
+    return (labels[:, None] == xp.arange(classes)).astype(dtype)
+
+
+def check_labels(labels: Any, classes: int, n: int | None = None, name: str = "labels") -> Array:
+    """Return labels as an array (N,) of integers in 0..classes-1, or raise a ValueError that says what came instead."""
+    labels = value_of(labels)
+    labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
+    if labels.ndim != 1 or (n is not None and len(labels) != n):
+        raise ValueError(
+            f"{name}: expected shape ({'N' if n is None else n},), one class per example, got {labels.shape}"
+        )
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected integer classes 0..{classes - 1}, got dtype {labels.dtype}")
+    if labels.size and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+        raise ValueError(
+            f"{name}: expected classes 0..{classes - 1}, got values from {int(labels.min())} to {int(labels.max())}"
+        )
+    return labels
+
+
+def check_soft_targets(targets: Any, shape: tuple[int, ...]) -> None:
+    """Raise a ValueError unless soft targets have the logits' shape (N, K) and are finite and non-negative."""
+    _require_shape(targets, shape, "targets")
+    values = value_of(targets)
+    if values.dtype.kind != "f":
+        raise ValueError(f"targets: expected floating-point weights for each class, got dtype {values.dtype}")
+    if values.size and not bool((values >= 0).all() & (values < float("inf")).all()):
+        raise ValueError("targets: expected finite, non-negative weights for each class")
+
+
+def _require_rank(x: Any, rank: int, name: str, form: str) -> None:
+    if x.ndim != rank:
+        raise ValueError(f"{name}: expected shape {form}, got {x.shape}")
+
+
+def _require_shape(x: Any, shape: tuple[int, ...], name: str) -> None:
+    if np.shape(value_of(x)) != tuple(shape):
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {np.shape(value_of(x))}")

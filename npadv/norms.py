@@ -1,0 +1,176 @@
+"""The three norms of perturbations, their steepest-ascent directions and exact projections onto their balls.
+
+Every function treats its argument as a batch: x (N, ...) holds N vectors, and a norm returns N numbers. Directions and
+projections are plain numbers out of plain arrays; only :func:`norm` is differentiable.
+
+The direction that increases a linear function <g, d> most under ||d|| <= 1 reaches the *dual* norm of g:
+
+    ============  =============================  ================
+    norm          direction                      gain <g, d>
+    ============  =============================  ================
+    l1            sign(g) at the largest |g|     max |g|
+    l2            g / ||g||_2                    ||g||_2
+    linf          sign(g)                        ||g||_1
+    ============  =============================  ================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from npadv import ops
+from npadv.autodiff import value_of
+from npadv.backend import Array, xp_of
+
+NORMS = ("l1", "l2", "linf")
+DUAL = {"l1": "linf", "l2": "l2", "linf": "l1"}
+
+
+def norm(x: Any, kind: str) -> Any:
+    """Return the norm of each of N vectors: x (N, ...) to (N,). The derivative of the l2 norm at 0 is taken to be 0.
+
+    >>> import numpy as np
+    >>> [float(norm(np.array([[3.0, -4.0]]), kind)[0]) for kind in NORMS]
+    [7.0, 5.0, 4.0]
+    """
+    check_norm(kind)
+    rows = _rows(x)
+    if rows.shape[1] == 0:
+        return ops.sum(rows, axis=1)
+    if kind == "l1":
+        return ops.sum(ops.abs(rows), axis=1)
+    if kind == "linf":
+        return ops.max(ops.abs(rows), axis=1)
+    # Scaling by the largest element keeps squares from under- and overflowing; the scale is constant nearby.
+    scale = _largest(value_of(rows))
+    squares = ops.sum(ops.square(rows / scale[:, None]), axis=1)
+    nonzero = value_of(squares) > 0
+    return ops.sqrt(ops.where(nonzero, squares, 1.0)) * (scale * nonzero)
+
+
+def steepest_ascent_direction(g: Array, kind: str) -> Array:
+    """Return argmax <g, d> over ||d|| <= 1 for each of N gradients: d of g's shape, 0 where g is 0.
+
+    >>> import numpy as np
+    >>> steepest_ascent_direction(np.array([[3.0, -4.0]]), "l1")
+    array([[ 0., -1.]])
+    """
+    check_norm(kind)
+    xp = xp_of(g)
+    if kind == "linf" or g.size == 0:
+        return xp.sign(g)
+    rows = _rows(g)
+    if kind == "l2":
+        scaled = rows / _largest(rows)[:, None]
+        length = xp.sqrt((scaled * scaled).sum(axis=1, keepdims=True))
+        return (scaled / xp.where(length > 0, length, 1)).reshape(g.shape)
+    first = xp.arange(rows.shape[1]) == xp.abs(rows).argmax(axis=1)[:, None]
+    return (xp.sign(rows) * first).reshape(g.shape)
+
+
+def project(x: Array, center: Array, eps: Any, kind: str, bounds: tuple[float, float] | None = None) -> Array:
+    """Return the point nearest to x (in l2) within distance ``eps`` of ``center`` and within the box ``bounds``.
+
+    Parameters
+    ----------
+    x, center : (N, ...)
+        Points, and the centres of their balls; the centres must lie in the box.
+    eps : float or (N,)
+        Radius in the norm ``kind``.
+    bounds : (low, high), optional
+        The box, the same for every coordinate.
+
+    Notes
+    -----
+    With d = x - center and r_i >= 0 the room between centre and box in the direction of d_i, the solution is, from the
+    Karush-Kuhn-Tucker conditions,
+
+        linf: d clipped to +-eps,    l2: t d,    l1: sign(d) max(|d| - tau, 0),      each then clipped to the room r,
+
+    with the one t <= 1 or tau >= 0 that brings the norm down to eps. Both are found exactly, by sorting the points at
+    which a coordinate meets its bound.
+    """
+    check_norm(kind)
+    xp = xp_of(x)
+    if x.shape != center.shape:
+        raise ValueError(f"project(center): expected x's shape {x.shape}, got {center.shape}")
+    eps = xp.broadcast_to(xp.asarray(eps, dtype=x.dtype), (x.shape[0],))[:, None]
+    if eps.size and float(eps.min()) < 0:
+        raise ValueError(f"project(eps): expected a radius of at least 0, got {float(eps.min())}")
+    if x.size == 0:
+        return x.copy()
+    d = _rows(x - center)
+    size = xp.abs(d)
+    room = (
+        size
+        if bounds is None
+        else xp.minimum(size, xp.where(d > 0, bounds[1] - _rows(center), _rows(center) - bounds[0]))
+    )
+    if kind == "linf":
+        step = xp.minimum(room, eps)
+    elif kind == "l2":
+        step = xp.minimum(room, _l2_scale(size, room, eps) * size)
+    else:
+        step = xp.minimum(room, xp.maximum(size - _l1_threshold(size, room, eps), 0))
+    moved = center + (xp.sign(d) * step).reshape(x.shape)
+    return moved if bounds is None else xp.clip(moved, bounds[0], bounds[1])
+
+
+def _l2_scale(size: Array, room: Array, eps: Array) -> Array:
+    """Return the t in [0, 1] with ||min(t * size, room)||_2 = eps, or 1 if that is within eps already: (N, 1)."""
+    xp = xp_of(size)
+    top = _largest(size)[:, None]
+    size, room, eps = size / top, room / top, eps / top  # keeps the squares from under- and overflowing
+    meets = xp.where(size > 0, room / xp.where(size > 0, size, 1), 1)  # the t at which a coordinate meets its bound
+    order = xp.argsort(meets, axis=1)
+    meets, room2, size2 = (xp.take_along_axis(a, order, axis=1) for a in (meets, room * room, size * size))
+    # Up to the k-th meeting point, k coordinates rest at their bound and the others still grow with t.
+    resting = xp.cumsum(room2, axis=1) - room2
+    growing = xp.cumsum(size2[:, ::-1], axis=1)[:, ::-1]
+    reached = resting + meets * meets * growing >= eps * eps
+    k = xp.where(reached.any(axis=1), reached.argmax(axis=1), -1)[:, None]
+    resting, growing = (xp.take_along_axis(a, xp.maximum(k, 0), axis=1) for a in (resting, growing))
+    t = xp.sqrt(xp.maximum(eps * eps - resting, 0) / xp.where(growing > 0, growing, 1))
+    return xp.where(k < 0, xp.ones_like(t), xp.minimum(t, 1))
+
+
+def _l1_threshold(size: Array, room: Array, eps: Array) -> Array:
+    """Return the tau >= 0 with sum(min(max(size - tau, 0), room)) = eps, or 0 if that is within eps already: (N, 1)."""
+    xp = xp_of(size)
+    # As tau falls, a coordinate starts to contribute at tau = size and stops growing at tau = size - room.
+    corners = xp.concatenate([size, size - room, xp.zeros_like(size[:, :1])], axis=1)
+    slopes = xp.concatenate([xp.ones_like(size), -xp.ones_like(size), xp.zeros_like(size[:, :1])], axis=1)
+    order = xp.argsort(-corners, axis=1)
+    corners, slopes = xp.take_along_axis(corners, order, axis=1), xp.take_along_axis(slopes, order, axis=1)
+    growing = xp.cumsum(slopes, axis=1)  # how many coordinates grow just below each corner
+    total = xp.cumsum(growing[:, :-1] * (corners[:, :-1] - corners[:, 1:]), axis=1)  # the sum at the next corner
+    reached = total >= eps
+    k = xp.where(reached.any(axis=1), reached.argmax(axis=1), -1)[:, None]
+    at = xp.maximum(k, 0)
+    excess = xp.take_along_axis(total, at, axis=1) - eps
+    slope = xp.maximum(xp.take_along_axis(growing, at, axis=1), 1)
+    tau = xp.take_along_axis(corners, at + 1, axis=1) + excess / slope
+    return xp.where(k < 0, xp.zeros_like(tau), tau)
+
+
+def check_norm(kind: str) -> None:
+    """Raise a ValueError unless ``kind`` names one of the three norms."""
+    if kind not in NORMS:
+        raise ValueError(f"norm: expected one of {', '.join(NORMS)}, got {kind!r}")
+
+
+def _rows(x: Any) -> Any:
+    """Return (N, ...) as (N, the rest)."""
+    if x.ndim < 1:
+        raise ValueError("norm: expected a batch of vectors (N, ...), got a scalar")
+    rest = 1
+    for n in x.shape[1:]:
+        rest *= n
+    return ops.reshape(x, shape=(x.shape[0], rest))
+
+
+def _largest(rows: Array) -> Array:
+    """Return the largest |element| of each row, or 1 for a row of zeros: (N,)."""
+    xp = xp_of(rows)
+    top = xp.abs(rows).max(axis=1) if rows.shape[1] else xp.zeros(rows.shape[0], dtype=rows.dtype)
+    return xp.where(top > 0, top, xp.ones_like(top))

@@ -1,0 +1,218 @@
+"""Operations that act on each element alone, with NumPy's broadcasting.
+
+Broadcasting's gradient is a sum: an element used many times receives the sum of the gradients of its uses, which is what
+``unbroadcast`` returns. One convention holds at kinks and ties, and a test pins it: **the first wins**. ``maximum(a, b)``
+is differentiated as ``a`` where they are equal, ``relu`` is ``maximum(0, x)`` and so flat at 0, ``abs`` has the derivative
+``sign(0) = 0`` there, and ``clip`` passes the gradient on its closed interval.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from npadv.autodiff import defvjp, primitive, value_of
+from npadv.backend import xp_of
+from npadv.ops.shape import unbroadcast
+
+# Arithmetic -----------------------------------------------------------------------------------------------------------
+
+
+@primitive
+def add(a: Any, b: Any) -> Any:
+    """Return a + b."""
+    return a + b
+
+
+@primitive
+def subtract(a: Any, b: Any) -> Any:
+    """Return a - b."""
+    return a - b
+
+
+@primitive
+def multiply(a: Any, b: Any) -> Any:
+    """Return a * b, element by element."""
+    return a * b
+
+
+@primitive
+def divide(a: Any, b: Any) -> Any:
+    """Return a / b, element by element."""
+    return a / b
+
+
+@primitive
+def power(a: Any, b: Any) -> Any:
+    """Return a ** b. The derivative in b needs a > 0, but for a = 0, where it is taken to be 0."""
+    return a**b
+
+
+@primitive
+def negative(x: Any) -> Any:
+    """Return -x."""
+    return -x
+
+
+defvjp(add, lambda g, y, a, b: unbroadcast(g, a), lambda g, y, a, b: unbroadcast(g, b))
+defvjp(subtract, lambda g, y, a, b: unbroadcast(g, a), lambda g, y, a, b: unbroadcast(-g, b))
+defvjp(multiply, lambda g, y, a, b: unbroadcast(g * b, a), lambda g, y, a, b: unbroadcast(g * a, b))
+defvjp(divide, lambda g, y, a, b: unbroadcast(g / b, a), lambda g, y, a, b: unbroadcast(-g * y / b, b))
+defvjp(
+    power,
+    lambda g, y, a, b: unbroadcast(g * b * a ** _one_less(b), a),
+    lambda g, y, a, b: unbroadcast(g * y * log(_zeros_to_ones(a)), b),
+)
+defvjp(negative, lambda g, y, x: -g)
+
+
+def _one_less(b: Any) -> Any:
+    """B - 1, but 0 for b = 0: the derivative 0 * a**-1 of a constant is 0 even at a = 0."""
+    if isinstance(b, int | float):
+        return b - 1 if b else 0
+    constant = value_of(b) == 0
+    return b - (1 - constant)
+
+
+def _zeros_to_ones(a: Any) -> Any:
+    return a + (value_of(a) == 0)
+
+
+# Functions of one argument --------------------------------------------------------------------------------------------
+
+
+@primitive
+def exp(x: Any) -> Any:
+    """Return e**x."""
+    return xp_of(x).exp(x)
+
+
+@primitive
+def log(x: Any) -> Any:
+    """Return the natural logarithm of x."""
+    return xp_of(x).log(x)
+
+
+@primitive
+def sqrt(x: Any) -> Any:
+    """Return the square root of x; its derivative at 0 is infinite."""
+    return xp_of(x).sqrt(x)
+
+
+@primitive
+def square(x: Any) -> Any:
+    """Return x**2."""
+    return x * x
+
+
+@primitive
+def abs(x: Any) -> Any:
+    """Return |x|; its derivative is sign(x), so 0 at 0."""
+    return xp_of(x).abs(x)
+
+
+@primitive
+def sign(x: Any) -> Any:
+    """Return -1, 0 or 1; its derivative is 0 everywhere, the jump at 0 included."""
+    return xp_of(x).sign(x)
+
+
+@primitive
+def tanh(x: Any) -> Any:
+    """Return the hyperbolic tangent of x."""
+    return xp_of(x).tanh(x)
+
+
+@primitive
+def sigmoid(x: Any) -> Any:
+    """Return 1 / (1 + exp(-x)), with full relative precision on both sides.
+
+    >>> import numpy as np
+    >>> float(sigmoid(np.float64(-800.0))), float(sigmoid(np.float64(800.0)))
+    (0.0, 1.0)
+    """
+    xp = xp_of(x)
+    z = xp.exp(-xp.abs(x))  # at most 1: cannot overflow
+    return xp.where(x >= 0, xp.ones_like(z), z) / (1 + z)
+
+
+@primitive
+def softplus(x: Any) -> Any:
+    """Return log(1 + exp(x)), without overflow; its derivative is ``sigmoid``."""
+    xp = xp_of(x)
+    return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x)))
+
+
+@primitive
+def relu(x: Any) -> Any:
+    """Return maximum(0, x); its derivative at 0 is 0."""
+    return xp_of(x).maximum(x, 0)
+
+
+@primitive
+def astype(x: Any, *, dtype: Any) -> Any:
+    """Return x in another floating-point type; the gradient comes back in x's own."""
+    return x.astype(dtype)
+
+
+defvjp(exp, lambda g, y, x: g * y)
+defvjp(log, lambda g, y, x: g / x)
+defvjp(sqrt, lambda g, y, x: g * 0.5 / y)
+defvjp(square, lambda g, y, x: g * (2 * x))
+defvjp(abs, lambda g, y, x: g * xp_of(value_of(x)).sign(value_of(x)))
+defvjp(sign, lambda g, y, x: xp_of(value_of(x)).zeros_like(value_of(x)))
+defvjp(tanh, lambda g, y, x: g * (1 - y * y))
+defvjp(sigmoid, lambda g, y, x: g * (y * (1 - y)))
+defvjp(softplus, lambda g, y, x: g * sigmoid(x))
+defvjp(relu, lambda g, y, x: g * (value_of(y) > 0))
+defvjp(astype, lambda g, y, x, dtype: astype(g, dtype=x.dtype))
+
+
+# Choices --------------------------------------------------------------------------------------------------------------
+
+
+@primitive
+def maximum(a: Any, b: Any) -> Any:
+    """Return the larger of a and b; at ties the gradient goes to a."""
+    return xp_of(a, b).maximum(a, b)
+
+
+@primitive
+def minimum(a: Any, b: Any) -> Any:
+    """Return the smaller of a and b; at ties the gradient goes to a."""
+    return xp_of(a, b).minimum(a, b)
+
+
+@primitive
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """Return a where the condition (a boolean array) holds, else b."""
+    return xp_of(condition, a, b).where(condition, a, b)
+
+
+@primitive
+def clip(x: Any, low: Any, high: Any) -> Any:
+    """Return x confined to [low, high]; the gradient passes where low <= x <= high, the ends included."""
+    return xp_of(x).clip(x, low, high)
+
+
+defvjp(
+    maximum,
+    lambda g, y, a, b: unbroadcast(g * (value_of(a) >= value_of(b)), a),
+    lambda g, y, a, b: unbroadcast(g * (value_of(a) < value_of(b)), b),
+)
+defvjp(
+    minimum,
+    lambda g, y, a, b: unbroadcast(g * (value_of(a) <= value_of(b)), a),
+    lambda g, y, a, b: unbroadcast(g * (value_of(a) > value_of(b)), b),
+)
+defvjp(
+    where,
+    None,
+    lambda g, y, condition, a, b: unbroadcast(g * condition, a),
+    lambda g, y, condition, a, b: unbroadcast(g * ~condition, b),
+)
+defvjp(
+    clip,
+    lambda g, y, x, low, high: unbroadcast(g * ((value_of(x) >= low) & (value_of(x) <= high)), x),
+    None,
+    None,
+)

@@ -1,0 +1,44 @@
+"""The matrix product, of matrices, vectors and stacks of matrices.
+
+For matrices Y = A B and a cotangent G of Y's shape: dA = G B^T and dB = A^T G. Stacks broadcast, so their gradients are
+summed back; a vector is a matrix of one row (on the left) or one column (on the right), whose axis is dropped again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from npadv.autodiff import defvjp, primitive
+from npadv.ops.shape import expand_dims, reshape, swap_last_axes, unbroadcast
+
+
+@primitive
+def matmul(a: Any, b: Any) -> Any:
+    """Return the matrix product a @ b, by NumPy's rules for one, two and more dimensions."""
+    return a @ b
+
+
+def _left(g: Any, y: Any, a: Any, b: Any) -> Any:
+    if a.ndim == b.ndim == 2:
+        return matmul(g, swap_last_axes(b))
+    g, a_matrix, b_matrix = _as_matrices(g, a, b)
+    return reshape(unbroadcast(matmul(g, swap_last_axes(b_matrix)), a_matrix), shape=a.shape)
+
+
+def _right(g: Any, y: Any, a: Any, b: Any) -> Any:
+    if a.ndim == b.ndim == 2:
+        return matmul(swap_last_axes(a), g)
+    g, a_matrix, b_matrix = _as_matrices(g, a, b)
+    return reshape(unbroadcast(matmul(swap_last_axes(a_matrix), g), b_matrix), shape=b.shape)
+
+
+def _as_matrices(g: Any, a: Any, b: Any) -> tuple[Any, Any, Any]:
+    """Give vectors their missing axis, and the cotangent the axes that the product dropped."""
+    if b.ndim == 1:
+        g, b = expand_dims(g, -1), expand_dims(b, -1)
+    if a.ndim == 1:
+        g, a = expand_dims(g, -2), expand_dims(a, 0)
+    return g, a, b
+
+
+defvjp(matmul, _left, _right)

@@ -1,0 +1,83 @@
+"""Installs the primitives as operators and methods of Tensor, so that ``x * y + 1`` on Tensors is recorded.
+
+Comparisons return plain boolean arrays: they have no gradient, and masks are what rules and losses use them for.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from npadv.autodiff import Tensor, value_of
+from npadv.ops import elementwise, linalg, reduce, shape
+
+
+def _compare(operation: Any) -> Any:
+    return lambda a, b: operation(a.data, value_of(b))
+
+
+def _reshape(x: Tensor, *dimensions: Any) -> Any:
+    """Return the elements in another shape; one dimension may be -1."""
+    return shape.reshape(
+        x, shape=tuple(dimensions[0]) if len(dimensions) == 1 and not _is_int(dimensions[0]) else dimensions
+    )
+
+
+def _transpose(x: Tensor, *axes: Any) -> Any:
+    """Return the axes permuted, reversed by default."""
+    axes = tuple(axes[0]) if len(axes) == 1 and not _is_int(axes[0]) else axes
+    return shape.transpose(x, axes=axes or None)
+
+
+def _is_int(x: Any) -> bool:
+    return isinstance(x, int | np.integer)
+
+
+def _reduction(function: Any) -> Any:
+    def method(x: Tensor, axis: Any = None, keepdims: bool = False) -> Any:
+        return function(x, axis=axis, keepdims=keepdims)
+
+    method.__doc__ = function.__doc__
+    return method
+
+
+_METHODS: dict[str, Any] = {
+    "__add__": elementwise.add,
+    "__radd__": lambda a, b: elementwise.add(b, a),
+    "__sub__": elementwise.subtract,
+    "__rsub__": lambda a, b: elementwise.subtract(b, a),
+    "__mul__": elementwise.multiply,
+    "__rmul__": lambda a, b: elementwise.multiply(b, a),
+    "__truediv__": elementwise.divide,
+    "__rtruediv__": lambda a, b: elementwise.divide(b, a),
+    "__pow__": elementwise.power,
+    "__rpow__": lambda a, b: elementwise.power(b, a),
+    "__matmul__": linalg.matmul,
+    "__rmatmul__": lambda a, b: linalg.matmul(b, a),
+    "__neg__": elementwise.negative,
+    "__abs__": elementwise.abs,
+    "__lt__": _compare(operator.lt),
+    "__le__": _compare(operator.le),
+    "__gt__": _compare(operator.gt),
+    "__ge__": _compare(operator.ge),
+    "__getitem__": lambda x, index: shape.getitem(x, index=plain_index(index)),
+    "sum": _reduction(reduce.sum),
+    "mean": _reduction(reduce.mean),
+    "max": _reduction(reduce.max),
+    "min": _reduction(reduce.min),
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "T": property(_transpose),
+    "astype": lambda x, dtype: elementwise.astype(x, dtype=np.dtype(dtype)),
+}
+
+
+def plain_index(index: Any) -> Any:
+    """Return an index with Tensors in it replaced by their arrays."""
+    return tuple(map(value_of, index)) if isinstance(index, tuple) else value_of(index)
+
+
+for _name, _method in _METHODS.items():
+    setattr(Tensor, _name, _method)

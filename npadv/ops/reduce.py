@@ -1,0 +1,107 @@
+"""Operations that reduce axes: sum, mean, max and min, logsumexp.
+
+``axis`` is None (all axes), an integer or a tuple of integers, as in NumPy. Where several elements share the maximum,
+the gradient goes to the first, in the order the elements are read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from npadv.autodiff import defvjp, primitive, value_of
+from npadv.backend import xp_of
+from npadv.ops.elementwise import exp
+from npadv.ops.shape import broadcast_to, reshape
+
+Axis = int | tuple[int, ...] | None
+
+
+@primitive
+def sum(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Return the sum over the given axes."""
+    return x.sum(axis=axis, keepdims=keepdims)
+
+
+@primitive
+def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Return the arithmetic mean over the given axes, which must not be empty."""
+    count = _count(x, axis)
+    if count == 0:
+        raise ValueError(f"mean: expected at least one element to average, got shape {x.shape} over axis {axis}")
+    return x.sum(axis=axis, keepdims=keepdims) / count
+
+
+@primitive
+def max(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Return the maximum over the given axes; at ties the gradient goes to the first."""
+    return x.max(axis=axis, keepdims=keepdims)
+
+
+@primitive
+def logsumexp(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Return log(sum(exp(x))) without overflow; its gradient is the softmax.
+
+    >>> import numpy as np
+    >>> float(logsumexp(np.array([1000.0, 1000.0])))
+    1000.6931471805599
+    """
+    xp = xp_of(x)
+    top = x.max(axis=axis, keepdims=True)
+    top = xp.where(xp.isfinite(top), top, xp.zeros_like(top))  # an infinite maximum would give inf - inf
+    y = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
+    return y if keepdims else y.reshape(_reduced(x, axis))
+
+
+defvjp(sum, lambda g, y, x, axis=None, keepdims=False: _spread(g, x, axis))
+defvjp(mean, lambda g, y, x, axis=None, keepdims=False: _spread(g / _count(x, axis), x, axis))
+defvjp(max, lambda g, y, x, axis=None, keepdims=False: _spread(g, x, axis) * _first_maximum(value_of(x), axis))
+defvjp(
+    logsumexp,
+    lambda g, y, x, axis=None, keepdims=False: _kept(g, x, axis) * exp(x - _kept(y, x, axis)),
+)
+
+
+def min(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Return the minimum over the given axes; at ties the gradient goes to the first."""
+    return -max(-x, axis=axis, keepdims=keepdims)
+
+
+def _axes(x: Any, axis: Axis) -> tuple[int, ...]:
+    if axis is None:
+        return tuple(range(x.ndim))
+    return tuple(a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+
+
+def _count(x: Any, axis: Axis) -> int:
+    count = 1
+    for a in _axes(x, axis):
+        count *= x.shape[a]
+    return count
+
+
+def _reduced(x: Any, axis: Axis) -> tuple[int, ...]:
+    gone = _axes(x, axis)
+    return tuple(n for a, n in enumerate(x.shape) if a not in gone)
+
+
+def _kept(g: Any, x: Any, axis: Axis) -> Any:
+    """Return a reduced result with the reduced axes put back as ones."""
+    gone = _axes(x, axis)
+    return reshape(g, shape=tuple(1 if a in gone else n for a, n in enumerate(x.shape)))
+
+
+def _spread(g: Any, x: Any, axis: Axis) -> Any:
+    """Return the gradient of a sum: each element of x receives its sum's."""
+    return broadcast_to(_kept(g, x, axis), shape=x.shape)
+
+
+def _first_maximum(x: Any, axis: Axis) -> Any:
+    """Return a mask of x's shape that is true at one maximum per reduction, the first read."""
+    xp = xp_of(x)
+    gone = _axes(x, axis)
+    stay = tuple(a for a in range(x.ndim) if a not in gone)
+    order = stay + gone
+    rows = x.transpose(order).reshape(*(x.shape[a] for a in stay), _count(x, axis))
+    mask = xp.arange(rows.shape[-1]) == rows.argmax(axis=-1)[..., None]
+    back = tuple(sorted(range(x.ndim), key=order.__getitem__))
+    return mask.reshape([x.shape[a] for a in order]).transpose(back)

@@ -1,0 +1,157 @@
+"""What every figure shares: a blank sheet measured in inches, one way to show an image, and the checks of the input.
+
+Figures are made with matplotlib's objects, never with pyplot: nothing is global, nothing opens a window, and a figure
+is freed with its last reference. matplotlib itself is imported when the first sheet is asked for.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from npadv.report.palette import BLUE, INK, MUTED, RULE, VERMILION, WHITE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: CSS pixels to an inch of figure: a figure 7.6 inches wide fills the page's column of 760 pixels.
+PIXELS_PER_INCH = 100
+WRONG = "✗"
+
+
+@contextmanager
+def needed(package: str) -> Iterator[None]:
+    """Turn a missing package into the one sentence that says how to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'{package} is missing; to draw, run: pip install "npadv[demo]"', name=package
+        ) from error
+
+
+def sheet(width: float, height: float, description: str) -> Figure:
+    """Return a blank white figure, `width` by `height` inches; `description` is what its alt text will say."""
+    with needed("matplotlib"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=PIXELS_PER_INCH, facecolor=WHITE)
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("none")  # places are given, not found
+    figure.set_label(description)
+    return figure
+
+
+def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Add axes at a place given in inches from the sheet's top left corner."""
+    across, down = figure.get_size_inches()
+    return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down), facecolor=WHITE)
+
+
+def write(
+    figure: Figure, left: float, top: float, text: str, *, size: float = 9, colour: str = INK, **style: Any
+) -> None:
+    """Write `text` at a place given in inches from the sheet's top left corner."""
+    across, down = figure.get_size_inches()
+    style = {"parse_math": False} | style  # a class called "$5" is a name, not TeX
+    figure.text(left / across, 1 - top / down, text, fontsize=size, color=colour, **style)
+
+
+def text_width(text: str, size: float = 9) -> float:
+    """Return the width of one line of text in inches."""
+    from matplotlib.textpath import TextPath
+
+    return float(TextPath((0, 0), text, size=size, usetex=False).get_extents().width) / 72 if text.strip() else 0.0
+
+
+def show_image(axes: Axes, image: np.ndarray, *, wrong: bool = False) -> None:
+    """Show one image (H, W, C) in [0, 1], framed by a hairline, or by a thick frame if its prediction is wrong."""
+    axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1, aspect="auto")
+    _frame(axes, wrong=wrong)
+
+
+def show_perturbation(axes: Axes, perturbation: np.ndarray, scale: float) -> None:
+    """Show one signed image (H, W, C) on the scale from -`scale` to `scale`.
+
+    One channel goes from blue (darker) through white (0) to vermilion (brighter). Three channels keep their colours and
+    are centred at mid-grey: their mean, on one colour map, would hide changes that cancel.
+    """
+    if perturbation.shape[-1] == 1:
+        axes.imshow(perturbation[..., 0], cmap=_signed(1), vmin=-scale, vmax=scale, aspect="auto")
+    else:
+        axes.imshow(0.5 + perturbation / (2 * scale), aspect="auto")
+    _frame(axes)
+
+
+def show_scale(axes: Axes, scale: float, channels: int) -> None:
+    """Fill narrow axes with the scale on which :func:`show_perturbation` draws."""
+    ramp = np.linspace(-scale, scale, 256)[:, None]
+    axes.imshow(ramp, cmap=_signed(channels), extent=(0, 1, -scale, scale), origin="lower", aspect="auto")
+    _frame(axes)
+    axes.yaxis.tick_right()
+    axes.set_yticks([-scale, 0, scale], [f"−{scale:.3g}", "0", f"+{scale:.3g}"])
+    axes.tick_params(axis="y", length=0, pad=3, labelsize=8, labelcolor=MUTED)
+
+
+def png(figure: Figure) -> bytes:
+    """Return the figure as a PNG, at two image pixels to a CSS pixel."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=2 * PIXELS_PER_INCH, facecolor=figure.get_facecolor())
+    return buffer.getvalue()
+
+
+def _signed(channels: int) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("signed", [BLUE, WHITE, VERMILION]) if channels == 1 else "gray"
+
+
+def _frame(axes: Axes, *, wrong: bool = False) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(color=VERMILION if wrong else RULE, linewidth=2.2 if wrong else 0.8)
+
+
+def as_images(name: str, value: Any, *, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+    """Return (N, H, W) or (N, C, H, W) as float64 (N, H, W, C), or say what is wrong with it.
+
+    >>> as_images("images", np.zeros((2, 3, 8, 8))).shape
+    (2, 8, 8, 3)
+    """
+    x = np.asarray(value, dtype=np.float64)
+    if x.ndim == 3:
+        x = x[:, None]
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(f"{name} has shape {np.shape(value)}; expected (N, H, W), (N, 1, H, W) or (N, 3, H, W)")
+    if x.size == 0:
+        raise ValueError(f"{name} is empty (shape {np.shape(value)}); expected at least one image")
+    check_range(name, x, low, high)
+    return np.moveaxis(x, 1, -1)
+
+
+def as_fractions(name: str, value: Any, length: int) -> np.ndarray:
+    """Return `length` numbers in [0, 1] as a float64 vector, or say what is wrong with them."""
+    x = np.asarray(value, dtype=np.float64)
+    check_length(name, x, length)
+    check_range(name, x, 0.0, 1.0)
+    return x
+
+
+def check_length(name: str, value: Sequence[Any] | np.ndarray, length: int) -> None:
+    """Raise unless `value` is a sequence of `length` entries."""
+    if np.ndim(value) != 1 or len(value) != length:
+        raise ValueError(f"{name} has shape {np.shape(value)}; expected ({length},)")
+
+
+def check_range(name: str, x: np.ndarray, low: float, high: float) -> None:
+    """Raise unless every number is in [low, high]; NaN is in no interval."""
+    inside = (x >= low) & (x <= high)
+    if not inside.all():
+        raise ValueError(f"{name} holds {x[~inside].flat[0]:.6g}; expected values in [{low:g}, {high:g}]")
