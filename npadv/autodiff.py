@@ -65,9 +65,9 @@ class Tensor:
         "_kwargs",
         "_op",  # the primitive, None for a leaf
         "_order",  # a number no other tensor has, growing with time
-        "_stamp",  # the sum of the arguments' versions when recorded: it can only have grown if one was changed
+        "_stamp",  # the sum of its and its arguments' versions when recorded: it has grown if one was changed since
         "_values",  # _args as arrays
-        "_version",  # how often the data was changed in place
+        "_version",  # [how often the data was changed in place]: one list for all tensors that look at the same memory
         "data",
         "grad",
         "requires_grad",
@@ -89,7 +89,7 @@ class Tensor:
         self._op: Operation | None = None
         self._args: tuple[Any, ...] = ()
         self._order: int = _next_order()
-        self._version = 0
+        self._version: list[int] = [0]
         self._values: list[Any] = []
         self._kwargs: dict[str, Any] = {}
         self._stamp = 0
@@ -151,7 +151,9 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """Return a tensor with the same values (the same memory) and no history."""
-        return Tensor(self.data)
+        x = Tensor(self.data)
+        x._version = self._version
+        return x
 
     def backward(self, cotangent: Array | None = None) -> None:
         """Add d(self)/d(leaf) to ``leaf.grad`` for every leaf that requires it: ``grad`` over all leaves."""
@@ -170,7 +172,7 @@ class Tensor:
                 f"in-place change of a recorded result (of {self._op.name}): only leaves may be changed in place; "
                 "use where(...) or concatenate(...) to build a new tensor, or .detach() to leave the tape"
             )
-        self._version += 1
+        self._version[0] += 1
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.mark_changed()
@@ -290,9 +292,9 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(a, Tensor):
                 wrapped = True
                 values.append(a.data)
+                stamp += a._version[0]
                 if a.requires_grad:
                     recorded = True
-                    stamp += a._version
             else:
                 values.append(a)
         value = forward(*values, **kwargs)
@@ -301,7 +303,8 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
         y = Tensor.__new__(Tensor)
         y.data = value if type(value) is np.ndarray or not isinstance(value, np.generic) else np.asarray(value)
         y.grad = None
-        y._version = 0
+        base = y.data.base  # not None for a view
+        y._version = version = [0] if base is None else _version_of(base, args)
         y._order = _next_order()
         if recorded and _recording.get():
             y.requires_grad = True
@@ -309,7 +312,7 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
             y._args = args
             y._values = values
             y._kwargs = kwargs
-            y._stamp = stamp
+            y._stamp = stamp + version[0]
         else:
             y.requires_grad = False
             y._op = None
@@ -319,6 +322,14 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
     apply.operation = op  # type: ignore[attr-defined]
     PRIMITIVES[op.name] = op
     return apply
+
+
+def _version_of(base: Array, args: tuple[Any, ...]) -> list[int]:
+    """Return the version of the argument that a result is a view of: changing one changes the other."""
+    for a in args:
+        if isinstance(a, Tensor) and (a.data is base or a.data.base is base):
+            return a._version
+    return [0]
 
 
 def defvjp(function: Callable[..., Any], *rules: Rule | None, variadic: bool = False) -> None:
@@ -438,9 +449,10 @@ def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = Fal
     >>> float(first.data), float(npadv.grad(first, x))
     (27.0, 18.0)
     """
-    if isinstance(wrt, Tensor):
-        return _gradients(y, [wrt], cotangent, create_graph, unused)[0]
-    return _gradients(y, list(wrt), cotangent, create_graph, unused)
+    with recording(create_graph):  # whatever no_record() says around: else a second derivative would silently be 0
+        if isinstance(wrt, Tensor):
+            return _gradients(y, [wrt], cotangent, create_graph, unused)[0]
+        return _gradients(y, list(wrt), cotangent, create_graph, unused)
 
 
 def _gradients(y: Tensor, wrt: list[Tensor], cotangent: Any, create_graph: bool, unused: str) -> list[Any]:
@@ -464,10 +476,10 @@ def _gradients(y: Tensor, wrt: list[Tensor], cotangent: Any, create_graph: bool,
         order = node._order
         g = cotangents[order] if order in targets else cotangents.pop(order)
         inputs, output = (node._args, node) if create_graph else (node._values, node.data)
-        stamp = 0
+        stamp = node._version[0]
         for i, a in enumerate(node._args):
-            if isinstance(a, Tensor) and a.requires_grad:
-                stamp += a._version
+            if isinstance(a, Tensor):
+                stamp += a._version[0]
                 if a._order in on_path:
                     contribution = node._op.rules[i](g, output, *inputs, **node._kwargs)  # type: ignore[union-attr]
                     known = cotangents.get(a._order)
@@ -518,9 +530,9 @@ def _finished(g: Any, w: Tensor, k: int, create_graph: bool, unused: str) -> Any
 
 
 def _refuse_changed(node: Tensor) -> None:
-    shapes = [a.shape for a in node._args if isinstance(a, Tensor) and a.requires_grad]
+    shapes = [a.shape for a in node._args if isinstance(a, Tensor)]
     raise RuntimeError(
-        f"grad: an argument of {node._op.name} (recorded with shapes {shapes}) was changed in place "  # type: ignore[union-attr]
+        f"grad: an argument of {node._op.name} (recorded with shapes {shapes}), or its result, was changed in place "  # type: ignore[union-attr]
         "after it was recorded; its gradient can no longer be computed. Take the gradient before the change, or recompute"
     )
 

@@ -110,16 +110,15 @@ def sign_step(
         raise ValueError(f"{name}: center and radius must be given together, got no {missing}")
 
     real = x.dtype.type
-    step = _size(name, "eps", eps, real)
-    lo, hi = _bounds(name, bounds, real)
+    step, lo, hi = _size(name, "eps", eps, real), *_bounds(name, bounds, real)
     n = numpy.int64(x.size)
     with x.device:
         g = cupy.ascontiguousarray(g)
         if center is None:
-            _launch(name, name, x, (x, g, step, lo, hi, n))
+            _launch("sign_step", "sign_step", x, (x, g, step, lo, hi, n))
         else:
-            center, r = cupy.ascontiguousarray(center), _size(name, "radius", radius, real)
-            _launch(name, "projected_sign_step", x, (x, g, center, step, r, lo, hi, n))
+            center, ball = cupy.ascontiguousarray(center), _size(name, "radius", radius, real)
+            _launch("sign_step", "projected_sign_step", x, (x, g, center, step, ball, lo, hi, n))
     return x
 
 

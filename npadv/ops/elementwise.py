@@ -60,21 +60,20 @@ defvjp(divide, lambda g, y, a, b: unbroadcast(g / b, a), lambda g, y, a, b: unbr
 defvjp(
     power,
     lambda g, y, a, b: unbroadcast(g * b * a ** _one_less(b), a),
-    lambda g, y, a, b: unbroadcast(g * y * log(_zeros_to_ones(a)), b),
+    lambda g, y, a, b: unbroadcast(g * y * _log(a), b),
 )
 defvjp(negative, lambda g, y, x: -g)
 
 
 def _one_less(b: Any) -> Any:
     """B - 1, but 0 for b = 0: the derivative 0 * a**-1 of a constant is 0 even at a = 0."""
-    if isinstance(b, int | float):
-        return b - 1 if b else 0
-    constant = value_of(b) == 0
-    return b - (1 - constant)
+    return b - (value_of(b) != 0)  # a boolean leaves float32 what it is; the integers of 1 - (b == 0) would not
 
 
-def _zeros_to_ones(a: Any) -> Any:
-    return a + (value_of(a) == 0)
+def _log(a: Any) -> Any:
+    """Return log(a), but 0 for a = 0; a Python number for one, which leaves float32 what it is."""
+    y = log(a + (value_of(a) == 0))
+    return float(y) if isinstance(a, int | float) else y
 
 
 # Functions of one argument --------------------------------------------------------------------------------------------
@@ -207,8 +206,8 @@ defvjp(
 defvjp(
     where,
     None,
-    lambda g, y, condition, a, b: unbroadcast(g * condition, a),
-    lambda g, y, condition, a, b: unbroadcast(g * ~condition, b),
+    lambda g, y, condition, a, b: unbroadcast(where(condition, g, 0), a),
+    lambda g, y, condition, a, b: unbroadcast(where(condition, 0, g), b),
 )
 defvjp(
     clip,

@@ -123,7 +123,7 @@ def scatter_along_axis(values: Any, indices: Any, *, axis: int, shape: tuple[int
     """Return zeros of the given shape with ``values`` added where ``take_along_axis`` would read them."""
     xp = xp_of(values)
     out = xp.zeros(shape, dtype=values.dtype)
-    grid = list(xp.ogrid[tuple(slice(n) for n in indices.shape)])
+    grid = list(xp.ogrid[tuple(slice(n) for n in shape)])
     grid[axis] = indices
     add_at(out, tuple(grid), values)
     return out

@@ -55,19 +55,38 @@ def place(figure: Figure, left: float, top: float, width: float, height: float) 
 
 
 def write(
-    figure: Figure, left: float, top: float, text: str, *, size: float = 9, colour: str = INK, **style: Any
+    figure: Figure,
+    left: float,
+    top: float,
+    text: str,
+    *,
+    size: float = 9,
+    colour: str = INK,
+    fit: float = np.inf,
+    **style: Any,
 ) -> None:
-    """Write `text` at a place given in inches from the sheet's top left corner."""
+    """Write `text` at a place given in inches from the sheet's top left corner, smaller if it is wider than `fit`."""
+    size *= min(1.0, fit / max(text_width(line, size) for line in text.split("\n")))
     across, down = figure.get_size_inches()
     style = {"parse_math": False} | style  # a class called "$5" is a name, not TeX
     figure.text(left / across, 1 - top / down, text, fontsize=size, color=colour, **style)
 
 
 def text_width(text: str, size: float = 9) -> float:
-    """Return the width of one line of text in inches."""
+    """Return the width of one line of bold text in inches.
+
+    >>> 0.5 < text_width("adversarial") < 1.0
+    True
+    >>> text_width("$5, $6") > text_width("5, 6")  # a name, not TeX
+    True
+    """
+    from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
-    return float(TextPath((0, 0), text, size=size, usetex=False).get_extents().width) / 72 if text.strip() else 0.0
+    if not text.strip():
+        return 1e-3
+    path = TextPath((0, 0), text.replace("$", r"\$"), prop=FontProperties(weight="bold", size=size), usetex=False)
+    return float(path.get_extents().width) / 72
 
 
 def show_image(axes: Axes, image: np.ndarray, *, wrong: bool = False) -> None:

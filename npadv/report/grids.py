@@ -113,16 +113,17 @@ def examples(
         f"{count} images, each clean, with its perturbation (at most {scale:.3g} a pixel), and adversarial. "
         f"{fooled} of {count} adversarial images are misclassified.",
     )
+    centred: dict[str, Any] = {"ha": "center", "fit": CELL + GAP / 2}
     for i in range(count):
         across, down = left + (i % columns) * (CELL + GAP), (i // columns) * band + top
-        write(figure, across + CELL / 2, down - 0.1, titles[i], ha="center", va="bottom", weight="bold")
+        write(figure, across + CELL / 2, down - 0.1, titles[i], va="bottom", weight="bold", **centred)
         for row, image, label, sure in ((0, x, before, sure_before), (2, x_adv, after, sure_after)):
             wrong = bool(label[i] != true[i])
             show_image(place(figure, across, down + rows[row], CELL, tall), image[i], wrong=wrong)
             text = _prediction(label[i], sure[i], wrong=wrong, lines=lines)
             colour, weight = (VERMILION, "bold") if wrong else (MUTED, "normal")
             below = down + rows[row] + tall + 0.07
-            write(figure, across + CELL / 2, below, text, colour=colour, weight=weight, ha="center", va="top")
+            write(figure, across + CELL / 2, below, text, colour=colour, weight=weight, va="top", **centred)
         show_perturbation(place(figure, across, down + rows[1], CELL, tall), d[i], scale)
     for down in (b * band + top for b in range(bands)):
         for name, offset in zip(("clean", "perturbation", "adversarial"), rows, strict=True):
@@ -195,7 +196,7 @@ def compare_attacks(
         for n, (l2, linf) in distances.items()
     )
     figure = sheet(
-        words + max(1.4, *(1.15 * text_width(name, 11) + 0.1 for name in attacks)),
+        words + max(1.4, *(text_width(name, 11) + 0.1 for name in attacks)),
         top + len(attacks) * row - gap + 0.1,
         f"One image of class {true} under {len(attacks)} attacks. {outcomes}.",
     )
@@ -241,7 +242,8 @@ def image_grid(images: npt.ArrayLike, *, columns: int, captions: Sequence[str] |
         across, down = gap + (i % columns) * (cell + gap), gap + (i // columns) * (tall + caption + gap)
         show_image(place(figure, across, down, cell, tall), x[i])
         if captions is not None:
-            write(figure, across + cell / 2, down + tall + 0.04, captions[i], colour=MUTED, ha="center", va="top")
+            below = down + tall + 0.04
+            write(figure, across + cell / 2, below, captions[i], fit=cell, colour=MUTED, ha="center", va="top")
     return figure
 
 
@@ -251,7 +253,7 @@ def _prediction(label: Any, confidence: float, *, wrong: bool, lines: int = 1) -
     >>> _prediction(8, 0.9712, wrong=True)
     '✗ 8  97.1%'
     """
-    return f"{WRONG + ' ' if wrong else ''}{label}{'  ' if lines == 1 else chr(10)}{confidence:.1%}"
+    return (f"{WRONG} " if wrong else "") + f"{label}" + ("  " if lines == 1 else "\n") + f"{confidence:.1%}"
 
 
 def _outcome(figure: Figure, left: float, top: float, label: Any, confidence: float, *, wrong: bool) -> None:

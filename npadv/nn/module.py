@@ -1,0 +1,140 @@
+"""Modules: functions with parameters.
+
+A module is called on a batch and returns one. ``module(x)`` is inference, always; ``module(x, train=True, rng=rng)`` is
+training, where dropout draws its masks from ``rng`` and batch normalisation looks at the batch. There is no mode to set and
+so none to forget.
+
+State lives in attributes: every Tensor found by walking a module's attributes, lists and dicts, in the order they were
+defined, is part of it. Those that require a gradient are its parameters; the others (running averages, say) are carried
+along, saved and moved, but not trained.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from npadv.autodiff import Tensor
+from npadv.backend import like
+from npadv.files import load_arrays, save_arrays
+from npadv.nn.parameter import Parameter
+
+
+class Module:
+    """The base of layers and networks: gives a ``forward`` its call, its parameters and its files.
+
+    >>> class Scale(Module):
+    ...     def __init__(self):
+    ...         self.factor = Parameter(np.array([2.0]))
+    ...     def forward(self, x, *, train, rng):
+    ...         return x * self.factor
+    >>> scale = Scale()
+    >>> scale(np.array([3.0])).numpy(), [name for name, _ in scale.named_parameters()]
+    (array([6.]), ['factor'])
+    """
+
+    def forward(self, x: Any, *, train: bool, rng: np.random.Generator | None) -> Any:
+        """Return the module's output for a batch ``x``; what a subclass writes."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward(x, *, train, rng)")
+
+    def __call__(self, x: Any, *, train: bool = False, rng: np.random.Generator | None = None) -> Any:
+        """Return the module's output: inference unless ``train=True``."""
+        return self.forward(x, train=train, rng=rng)
+
+    # State ----------------------------------------------------------------------------------------------------------
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every tensor of the module's state with its dotted name, each once."""
+        seen: set[int] = set()
+        for name, tensor in _walk(self, ""):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield name, tensor
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Yield the parameters with their names."""
+        for name, tensor in self.named_tensors():
+            if isinstance(tensor, Parameter) and tensor.requires_grad:
+                yield name, tensor
+
+    def parameters(self) -> list[Parameter]:
+        """Return the parameters, in order of definition."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return a copy of all state as NumPy arrays by name."""
+        return {name: tensor.numpy().copy() for name, tensor in self.named_tensors()}
+
+    def load_state(self, state: Mapping[str, np.ndarray], source: str = "state") -> Self:
+        """Copy arrays into the state; names, shapes and dtypes must all agree, and nothing changes unless they do.
+
+        Raises
+        ------
+        ValueError
+            Names, shapes or dtypes differ; the message says where and how.
+        """
+        own = dict(self.named_tensors())
+        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unknown:
+            raise ValueError(
+                f"{source}: does not fit this model; missing {missing or 'nothing'}, unknown {unknown or 'nothing'}"
+            )
+        for name, tensor in own.items():
+            if state[name].shape != tensor.shape or state[name].dtype != tensor.dtype:
+                raise ValueError(
+                    f"{source}: {name}: expected shape {tensor.shape} and {tensor.dtype}, "
+                    f"got {state[name].shape} and {state[name].dtype}"
+                )
+        for name, tensor in own.items():
+            tensor.assign(like(state[name], tensor.data))
+        return self
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all state to an ``.npz`` file, atomically and without pickle."""
+        save_arrays(path, self.state())
+
+    def load(self, path: str | os.PathLike[str]) -> Self:
+        """Read all state from an ``.npz`` file made by ``save`` of the same architecture; returns the module."""
+        return self.load_state(load_arrays(path), source=os.fspath(path))
+
+    # Where and how precisely ----------------------------------------------------------------------------------------
+
+    def to(self, device: str) -> Self:
+        """Move all state to ``"cpu"`` or ``"cuda"``, in place; returns the module."""
+        for _, tensor in self.named_tensors():
+            tensor.to(device)
+        return self
+
+    def astype(self, dtype: Any) -> Self:
+        """Convert all state to another floating-point type, in place; returns the module."""
+        for _, tensor in self.named_tensors():
+            tensor.mark_changed()
+            tensor.data = tensor.data.astype(dtype)
+        return self
+
+    # Looks ----------------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        settings = ", ".join(
+            f"{name}={value}" for name, value in vars(self).items() if isinstance(value, int | float | str | tuple)
+        )
+        return f"{type(self).__name__}({settings})"
+
+
+def _walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+        return
+    if isinstance(value, Module):
+        children = vars(value).items()
+    elif isinstance(value, list | tuple):
+        children = {str(i): child for i, child in enumerate(value)}.items()
+    elif isinstance(value, dict):
+        children = value.items()
+    else:
+        return
+    for key, child in children:
+        yield from _walk(child, f"{name}.{key}" if name else str(key))

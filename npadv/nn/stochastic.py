@@ -1,0 +1,110 @@
+"""The layers that behave differently in training: dropout and batch normalisation; and Standardize, which does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from npadv import ops
+from npadv.autodiff import Tensor, value_of
+from npadv.backend import like
+from npadv.nn.module import Module
+from npadv.nn.parameter import Parameter
+
+
+class Dropout(Module):
+    """Zero each element with probability ``rate`` in training; do nothing in inference (Srivastava et al. 2014).
+
+    Parameters
+    ----------
+    rate : float
+        Probability of dropping, in [0, 1).
+    rescale : bool
+        Divide what is kept by 1 - rate, so that the mean stays. The published maxout networks rescale hidden units but
+        not the input, which therefore arrives larger in inference than it was in training.
+    """
+
+    def __init__(self, rate: float, *, rescale: bool = True) -> None:
+        if not 0 <= rate < 1:
+            raise ValueError(f"Dropout(rate): expected a probability in [0, 1), got {rate!r}")
+        self.rate, self.rescale = rate, rescale
+
+    def forward(self, x: Any, *, train: bool, rng: np.random.Generator | None) -> Any:
+        """Return x with elements dropped, or x."""
+        if not train or self.rate == 0:
+            return x
+        if rng is None:
+            raise ValueError("Dropout: training needs a random generator: model(x, train=True, rng=rng)")
+        values = value_of(x)
+        mask = rng.random(x.shape, dtype=np.float32) >= self.rate
+        factor = 1 / (1 - self.rate) if self.rescale else 1
+        return x * like(mask.astype(values.dtype) * values.dtype.type(factor), values)
+
+
+class BatchNorm(Module):
+    """Bring each feature to mean 0 and variance 1, then scale and shift it (Ioffe and Szegedy 2015).
+
+    Features are axis 1 of (N, D) or (N, C, H, W); the statistics run over all other axes. Training uses the batch's own
+    and keeps running averages; inference uses those. ``affine=False`` leaves out scale and shift, as [SYN] does on its
+    input.
+
+    Parameters
+    ----------
+    features : int
+        Length of axis 1.
+    momentum : float
+        Weight of a new batch in the running averages.
+    epsilon : float
+        Added to the variance.
+    """
+
+    def __init__(self, features: int, *, affine: bool = True, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
+        self.features, self.momentum, self.epsilon = features, momentum, epsilon
+        self.scale = Parameter(np.ones(features, np.float32)) if affine else None
+        self.shift = Parameter(np.zeros(features, np.float32)) if affine else None
+        self.running_mean = Tensor(np.zeros(features, np.float32))
+        self.running_variance = Tensor(np.ones(features, np.float32))
+
+    def forward(self, x: Any, *, train: bool, rng: np.random.Generator | None) -> Any:
+        """Return the normalised batch."""
+        if x.ndim < 2 or x.shape[1] != self.features:
+            raise ValueError(f"BatchNorm(x): expected {self.features} features on axis 1, got shape {x.shape}")
+        column = (1, self.features) + (1,) * (x.ndim - 2)
+        if train:
+            axes = (0, *range(2, x.ndim))
+            mean = ops.mean(x, axis=axes, keepdims=True)
+            centred = x - mean
+            variance = ops.mean(ops.square(centred), axis=axes, keepdims=True)
+            self._remember(value_of(mean), value_of(variance), x.size // self.features)
+        else:
+            centred = x - self.running_mean.data.reshape(column)
+            variance = self.running_variance.data.reshape(column)
+        y = centred / ops.sqrt(variance + self.epsilon)
+        if self.scale is None or self.shift is None:
+            return y
+        return y * ops.reshape(self.scale, shape=column) + ops.reshape(self.shift, shape=column)
+
+    def _remember(self, mean: Any, variance: Any, count: int) -> None:
+        if count < 2:
+            raise ValueError(f"BatchNorm: training needs at least two values for each feature, got {count}")
+        unbiased = variance * (count / (count - 1))
+        for running, batch in ((self.running_mean, mean), (self.running_variance, unbiased)):
+            running.assign((1 - self.momentum) * running.data + self.momentum * batch.reshape(-1))
+
+
+class Standardize(Module):
+    """(x - mean) / deviation, with constants: so that the model takes pixels in [0, 1] and attacks work in their units.
+
+    ``mean`` and ``deviation`` are numbers, or one per channel of (N, C, H, W).
+    """
+
+    def __init__(self, mean: Any, deviation: Any) -> None:
+        self.mean, self.deviation = (Tensor(np.atleast_1d(np.asarray(v, np.float32))) for v in (mean, deviation))
+        if not (self.deviation.data > 0).all():
+            raise ValueError(f"Standardize(deviation): expected positive numbers, got {deviation!r}")
+
+    def forward(self, x: Any, *, train: bool, rng: np.random.Generator | None) -> Any:
+        """Return the standardised batch."""
+        column = (1, -1) + (1,) * (x.ndim - 2) if x.ndim > 1 else (-1,)
+        return (x - self.mean.data.reshape(column)) * (1 / self.deviation.data.reshape(column))

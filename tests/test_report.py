@@ -1,0 +1,511 @@
+import ast
+import html.parser
+import itertools
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import npadv.report
+from npadv.report import (
+    Attacked,
+    Section,
+    Table,
+    accuracy_curves,
+    atomic_write,
+    compare_attacks,
+    examples,
+    format_table,
+    image_grid,
+    learning_curves,
+    render_page,
+    write_json,
+    write_page,
+)
+from npadv.report import palette as colours
+from npadv.report.canvas import WRONG, png
+from npadv.report.curves import spread
+
+RNG = np.random.default_rng(0)
+ROWS = [{"epoch": e, "train_loss": 2.0 * 0.5**e, "validation_error": 0.1 / (e + 1)} for e in range(10)]
+
+
+def three_examples(channels=1, **changes):
+    clean = RNG.uniform(0.2, 0.8, (3, channels, 6, 5))
+    perturbation = RNG.choice([-0.1, 0.1], clean.shape)
+    arguments = {
+        "clean": clean,
+        "perturbation": perturbation,
+        "adversarial": clean + perturbation,
+        "true": [3, 5, 7],
+        "before": [3, 5, 7],
+        "after": [8, 5, 7],
+        "confidence_before": [0.99, 0.98, 1.0],
+        "confidence_after": [0.971, 0.6, 0.5],
+    } | changes
+    return examples(**arguments)
+
+
+def comparison(**changes):
+    clean = np.full((8, 8), 0.5)
+    made = {"L-BFGS": Attacked(clean + 0.01, 8, 0.512), "FGSM": Attacked(clean - 0.25, 3, 0.97)}
+    return compare_attacks(
+        **({"clean": clean, "attacks": made, "true": 3, "before": 3, "confidence_before": 0.99} | changes)
+    )
+
+
+def curves(**changes):
+    eps = np.linspace(0, 0.3, 4)
+    pairs = {"plain": (eps, [0.99, 0.2, 0.0, 0.0]), "robust": (eps, [0.97, 0.95, 0.9, 0.8])}
+    return accuracy_curves(**({"curves": pairs, "xlabel": "ε"} | changes))
+
+
+FIGURES = {
+    "examples": (three_examples, 10),
+    "colour examples": (lambda: three_examples(channels=3), 10),
+    "comparison": (comparison, 6),
+    "grid": (lambda: image_grid(RNG.random((7, 3, 6, 6)), columns=4, captions=list("abcdefg")), 7),
+    "accuracy": (curves, 1),
+    "learning": (lambda: learning_curves({"plain": ROWS, "robust": ROWS}), 2),
+}
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.texts]
+
+
+def pixels(figure):
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3]
+
+
+def pixels_of(figure, colour):
+    return int((pixels(figure) == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=-1).sum())
+
+
+# Figures
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_drawn_inside_their_sheet_and_described(name):
+    make, axes = FIGURES[name]
+    figure = make()
+    image = pixels(figure)
+    assert len(figure.axes) == axes
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 20
+    edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    assert (edge == 255).all(), "something runs off the sheet"
+    assert figure.get_label().endswith(".")
+    assert png(figure).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_the_same_every_time(name):
+    figure = FIGURES[name][0]()
+    assert png(figure) == png(figure)
+
+
+def test_wrong_predictions_are_marked_by_symbol_frame_and_colour():
+    fooled, spared = three_examples(), three_examples(after=[3, 5, 7])
+    assert f"{WRONG} 8  97.1%" in texts(fooled)
+    assert "5  60.0%" in texts(fooled)
+    assert not any(WRONG in text for text in texts(spared))
+    frames = [axes.spines["top"].get_linewidth() for axes in fooled.axes]
+    assert sorted(frames)[-1] > 2 * sorted(frames)[-2], "one thick frame"
+    # Colours of one fixed perturbation cancel in the difference of the two figures' counts.
+    x = np.full((1, 4, 4), 0.5)
+    one = {"clean": x, "perturbation": 0 * x, "adversarial": x, "true": [1], "before": [1]}
+    one |= {"confidence_before": [1], "confidence_after": [1]}
+    scale_only = pixels_of(examples(**one, after=[1]), colours.VERMILION)
+    assert pixels_of(examples(**one, after=[2]), colours.VERMILION) > scale_only + 400
+
+
+def test_a_clean_image_that_was_wrong_already_is_marked_too():
+    assert f"{WRONG} 4  99.0%" in texts(three_examples(before=[4, 5, 7]))
+
+
+def test_perturbations_share_one_scale_centred_at_zero_and_it_is_stated():
+    x = np.full((2, 4, 4), 0.5)
+    d = np.stack([np.full((4, 4), 0.02), np.full((4, 4), -0.2)])
+    same = {"true": [0, 1], "before": [0, 1], "after": [0, 1], "confidence_before": [1, 1], "confidence_after": [1, 1]}
+    figure = examples(x, d, x + d, **same)
+    shown = [axes.images[0] for axes in figure.axes if axes.images[0].get_cmap().name == "signed"]
+    np.testing.assert_allclose([image.get_clim() for image in shown], [(-0.2, 0.2)] * 3)  # two examples and the bar
+    assert [label.get_text() for label in figure.axes[-1].get_yticklabels()] == ["−0.2", "0", "+0.2"]
+    darker, nothing, brighter = (np.array(shown[0].to_rgba(np.array([value]))[0]) for value in (-0.2, 0.0, 0.2))
+    np.testing.assert_allclose(nothing[:3], 1, atol=0.02)
+    assert darker[2] > darker[0], "blue takes away"
+    assert brighter[0] > brighter[2], "vermilion adds"
+
+
+def test_no_perturbation_at_all_is_drawn():
+    x = np.full((1, 4, 4), 0.5)
+    same = {"true": [0], "before": [0], "after": [0], "confidence_before": [1], "confidence_after": [1]}
+    assert len(examples(x, 0 * x, x, **same).axes) == 4
+
+
+def test_many_examples_are_wrapped_into_bands():
+    x = np.full((7, 4, 4), 0.5)
+    same = {name: range(7) for name in ("true", "before", "after")} | {
+        name: np.ones(7) for name in ("confidence_before", "confidence_after")
+    }
+    figure = examples(x, 0 * x, x, **same, columns=3)
+    assert len(figure.axes) == 3 * 7 + 1
+    assert texts(figure).count("perturbation") == 3
+
+
+def test_names_are_written_as_they_are_and_fit():
+    names = ["$5 bill", "$x^2$", r"\frac{"]
+    figure = three_examples(true=names, before=names, after=names, titles=["a" * 60, "b", "c"])
+    pixels(figure)
+    assert any(text.startswith("$x^2$") for text in texts(figure))
+    assert not any(text.get_parse_math() for text in figure.texts)
+    long = next(text for text in figure.texts if text.get_text().startswith("aaa"))
+    assert long.get_window_extent().width < 1.3 * figure.dpi
+
+
+def test_compared_attacks_state_the_distances_that_are_drawn():
+    written = " ".join(texts(comparison()))
+    assert r"$\ell_2$  0.08" in written  # 0.01 on each of 64 pixels
+    assert r"$\ell_\infty$  0.25" in written
+    assert f"{WRONG} 8  51.2%" in written
+    assert "3  97.0%" in written
+
+
+def test_accuracy_runs_from_0_to_100_percent_with_names_at_the_ends():
+    figure = curves(chance=0.1)
+    axes = figure.axes[0]
+    assert axes.get_ylim() == (0, 100)
+    assert {"plain", "robust", "chance, 10%"} <= {text.get_text() for text in axes.texts}
+    assert figure.get_label() == "Accuracy against ε: plain from 99.0% to 0.0%; robust from 97.0% to 80.0%."
+
+
+def test_names_of_curves_that_end_together_do_not_overlap():
+    eps = [0.0, 0.1]
+    figure = curves(curves={f"model {i}": (eps, [0.9, 0.0]) for i in range(8)}, xlabel="ε")
+    pixels(figure)
+    boxes = sorted(text.get_window_extent().bounds[1::2] for text in figure.axes[0].texts)
+    assert all(low + height <= above + 1 for (low, height), (above, _) in itertools.pairwise(boxes))
+
+
+def test_a_single_budget_makes_a_curve():
+    assert len(curves(curves={"plain": ([0.25], [0.1])}).axes) == 1
+
+
+def test_spread_keeps_order_and_distance():
+    heights = list(RNG.uniform(0, 100, 12))
+    moved = spread(heights, 6, 0, 100)
+    assert np.argsort(moved).tolist() == np.argsort(heights).tolist()
+    assert np.diff(sorted(moved)).min() > 6 - 1e-9
+    assert min(moved) >= 0
+    assert max(moved) <= 100 + 1e-9
+    assert len(spread([0.0] * 30, 6, 0, 100)) == 30  # too many to fit: they run over, none is lost
+
+
+def test_learning_curves_skip_what_was_not_recorded():
+    rows = [{"epoch": 1, "train_loss": 1.0}, {"epoch": 2, "train_loss": None, "validation_error": 0.5}]
+    rows.append({"epoch": 3, "train_loss": 0.9, "validation_error": 0.25})
+    figure = learning_curves({"run": rows})
+    loss, error = (axes.lines[0].get_xydata().tolist() for axes in figure.axes)
+    assert loss == [[1, 1.0], [3, 0.9]]
+    assert error == [[2, 50], [3, 25]]
+    assert [axes.get_yscale() for axes in figure.axes] == ["linear", "linear"]
+    assert "lowest error 25.00%, epoch 3" in figure.get_label()
+
+
+def test_learning_curves_say_so_when_nothing_was_recorded():
+    figure = learning_curves({"run": [{"epoch": 1, "train_loss": 1.0}]})
+    pixels(figure)
+    assert [text.get_text() for text in figure.axes[1].texts] == ["not recorded"]
+
+
+def test_the_readers_own_matplotlib_settings_are_left_alone_and_pyplot_is_not_used():
+    code = """
+import sys, warnings
+warnings.simplefilter("error")
+import npadv.report as report
+lazy = {"matplotlib", "jinja2", "sklearn", "PIL", "cupy"} & set(sys.modules)
+assert not lazy, lazy
+import matplotlib
+before = matplotlib.rcParams.copy()  # not dict(): looking up "backend" imports pyplot
+report.image_grid([[[0.0, 1.0]]], columns=1)
+assert "matplotlib.pyplot" not in sys.modules
+assert dict.__eq__(matplotlib.rcParams.copy(), before)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_report_knows_nothing_above_it():
+    for file in Path(npadv.report.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert all(name.startswith("npadv.report") for name in names if name.startswith("npadv")), (file, names)
+
+
+@pytest.mark.parametrize(
+    ("module", "draw"),
+    [
+        ("matplotlib.figure", lambda: image_grid(np.zeros((1, 2, 2)), columns=1)),
+        ("jinja2", lambda: render_page(title="t", summary="", sections=[])),
+    ],
+)
+def test_a_missing_package_is_one_sentence(monkeypatch, module, draw):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match=r'is missing; to draw, run: pip install "npadv\[demo\]"$'):
+        draw()
+
+
+BAD = {
+    "clean of rank 1": (lambda: three_examples(clean=np.zeros(3)), r"^clean has shape \(3,\)"),
+    "two channels": (lambda: three_examples(clean=np.zeros((3, 2, 6, 5))), r"^clean has shape \(3, 2, 6, 5\)"),
+    "empty": (lambda: three_examples(clean=np.zeros((0, 1, 6, 5))), r"^clean is empty"),
+    "above 1": (lambda: three_examples(adversarial=np.full((3, 1, 6, 5), 1.5)), r"^adversarial holds 1\.5; .*\[0, 1\]"),
+    "NaN": (lambda: three_examples(clean=np.full((3, 1, 6, 5), np.nan)), r"^clean holds nan"),
+    "perturbation below -1": (
+        lambda: three_examples(perturbation=np.full((3, 1, 6, 5), -2.0)),
+        r"^perturbation holds -2",
+    ),
+    "shapes differ": (lambda: three_examples(perturbation=np.zeros((3, 1, 5, 5))), r"^perturbation is \(3, 5, 5, 1\)"),
+    "not the difference": (
+        lambda: three_examples(perturbation=np.zeros((3, 1, 6, 5))),
+        r"^perturbation is up to 0\.1 ",
+    ),
+    "too few classes": (lambda: three_examples(after=[1, 2]), r"^after has shape \(2,\); expected \(3,\)"),
+    "too few titles": (lambda: three_examples(titles=["one"]), r"^titles has shape"),
+    "percent": (lambda: three_examples(confidence_after=[97.0, 50.0, 1.0]), r"^confidence_after holds 97; "),
+    "no columns": (lambda: image_grid(np.zeros((2, 4, 4)), columns=0), r"^columns is 0"),
+    "captions": (lambda: image_grid(np.zeros((2, 4, 4)), columns=2, captions=["one"]), r"^captions has shape"),
+    "grid of rank 2": (lambda: image_grid(np.zeros((4, 4)), columns=2), r"^images has shape \(4, 4\)"),
+    "no attacks": (lambda: comparison(attacks={}), r"^attacks is empty"),
+    "attacked elsewhere": (
+        lambda: comparison(attacks={"FGSM": Attacked(np.zeros((4, 4)), 1, 0.5)}),
+        r"^attacks\['FGSM'\]\.adversarial is \(4, 4, 1\)",
+    ),
+    "attack too sure": (
+        lambda: comparison(attacks={"FGSM": Attacked(np.zeros((8, 8)), 1, 1.5)}),
+        r"^attacks\['FGSM'\]\.confidence holds 1\.5",
+    ),
+    "no curves": (lambda: curves(curves={}), r"^curves is empty"),
+    "curve of other length": (lambda: curves(curves={"a": ([0, 1], [0.5])}), r"^curves\['a'\] has shape \(1,\)"),
+    "curve in percent": (lambda: curves(curves={"a": ([0, 1], [99, 2])}), r"^curves\['a'\] holds 99"),
+    "budgets fall": (lambda: curves(curves={"a": ([1, 0], [0.5, 0.5])}), r"^curves\['a'\] has budgets \[1, 0\]"),
+    "no chance": (lambda: curves(chance=10), r"^chance holds 10"),
+    "no runs": (lambda: learning_curves({}), r"^runs is empty"),
+    "no rows": (lambda: learning_curves({"a": []}), r"^runs\['a'\] is empty"),
+    "no epoch": (lambda: learning_curves({"a": [{"train_loss": 1.0}]}), r"^runs\['a'\] has a row without epoch"),
+    "loss is NaN": (lambda: learning_curves({"a": [{"epoch": 1, "train_loss": np.nan}]}), r"^runs\['a'\] .*train_loss"),
+    "error in percent": (
+        lambda: learning_curves({"a": [{"epoch": 1, "validation_error": 12}]}),
+        r"^runs\['a'\] validation_error holds 12",
+    ),
+    "short row": (lambda: Table(["a", "b"], [[1]]), r"^rows\[0\] has 1 cells"),
+    "no headings": (lambda: Table([], []), r"^columns is empty"),
+    "no title": (lambda: render_page(title=" ", summary="", sections=[]), r"^title is ' '"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named(name):
+    make, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return np.dot([0.2126, 0.7152, 0.0722], linear)
+
+
+def test_text_is_legible_by_day_and_by_night():
+    pairs = [(colours.WHITE, ink) for ink in (colours.INK, colours.MUTED, colours.BLUE, colours.VERMILION)]
+    pairs += [
+        (page["paper"], page[ink]) for page in (colours.LIGHT, colours.DARK) for ink in ("ink", "muted", "accent")
+    ]
+    for paper, ink in pairs:
+        low, high = sorted((luminance(paper), luminance(ink)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (paper, ink)
+
+
+# The page
+
+
+class Reader(html.parser.HTMLParser):
+    """Collect the tags of a page, and complain about one that is left open."""
+
+    VOID = frozenset({"meta", "link", "img", "br"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+TABLE = Table(["model", "error"], [["softmax", "99.9%"], ["RBF", None]], "FGSM, ε = 0.25")
+
+
+def page(**changes):
+    sections = [
+        Section("Examples", "One paragraph.\n\nAnother.", three_examples(), "Three digits."),
+        Section("Curves", figure=curves(), alt="Two curves."),
+        Section("Numbers", table=TABLE),
+    ]
+    arguments = {"title": "Results", "summary": "Short.", "sections": sections, "table": TABLE}
+    return render_page(**(arguments | {"facts": {"seed": 0, "versions": {"numpy": "2.0"}}} | changes))
+
+
+def test_the_page_holds_everything_and_asks_for_nothing():
+    text = page()
+    reader = Reader(text)
+    assert text.startswith("<!doctype html>")
+    assert reader.all("html") == [{"lang": "en"}]
+    assert [len(reader.all(tag)) for tag in ("h1", "h2", "figure", "table", "img", "script")] == [1, 4, 4, 2, 2, 0]
+    for tag, attributes in reader.tags:
+        for name in ("src", "href", "srcset", "data", "action"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+    assert "http:" not in text
+    assert "https:" not in text
+    assert not re.search(r"url\(|@import", text)
+    policy = next(meta["content"] for meta in reader.all("meta") if "http-equiv" in meta)
+    assert policy.startswith("default-src 'none'")
+
+
+def test_every_image_has_words_and_a_size():
+    images = Reader(page()).all("img")
+    assert images[0]["alt"].startswith("3 images, each clean")
+    assert images[1]["alt"] == "Two curves."
+    assert all(int(image["width"]) > 300 and int(image["height"]) > 100 for image in images)
+
+
+def test_everything_inserted_is_escaped():
+    evil = '<script>alert("1")</script>'
+    table = Table([evil], [[evil]], evil)
+    section = Section(evil, evil, curves(), evil, evil, table)
+    text = page(title=evil, summary=evil, sections=[section], table=table, facts={evil: {evil: [evil]}})
+    reader = Reader(text)
+    assert not reader.all("script")
+    assert "<script" not in text
+    assert reader.all("img")[0]["alt"] == evil
+    assert "".join(reader.text).count(evil) >= 10
+
+
+def test_numbers_are_aligned_and_facts_stand_at_the_foot():
+    reader = Reader(page())
+    assert [cell.get("class") for cell in reader.all("td")] == ["number"] * 4
+    assert [cell.get("class") for cell in reader.all("th")[:2]] == [None, "number"]
+    assert "numpy 2.0" in reader.text
+
+
+def test_a_page_of_words_alone():
+    reader = Reader(render_page(title="Results", summary="", sections=[]))
+    assert [len(reader.all(tag)) for tag in ("h1", "h2", "footer", "figure")] == [1, 0, 0, 0]
+
+
+def test_a_page_that_fails_leaves_the_old_one(tmp_path):
+    path = tmp_path / "index.html"
+    write_page(path, title="Old", summary="", sections=[])
+    old = path.read_bytes()
+    figure = curves()
+    figure.savefig = lambda *_, **__: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        write_page(path, title="New", summary="", sections=[Section("Planted", figure=figure)])
+    assert path.read_bytes() == old
+    assert os.listdir(tmp_path) == ["index.html"]
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, function):
+    path = atomic_write(tmp_path / "file", "old")
+
+    def planted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, function, planted)
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_atomic_write_makes_folders_replaces_files_and_leaves_them_readable(tmp_path):
+    path = tmp_path / "runs" / "one" / "file"
+    atomic_write(path, b"\x00")
+    assert atomic_write(str(path), "ε").read_text("utf-8") == "ε"
+    (plain := tmp_path / "plain").write_text("")
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+# Numbers as text
+
+
+def test_a_table_lines_up():
+    table = Table(["model", "l2", "steps"], [["maxout", 1.25, 40], ["RBF", 0.5, 1000], ["ε-net", None, np.int64(7)]])
+    assert format_table(table).split("\n") == [
+        "model     l2  steps",
+        "-------------------",
+        "maxout  1.25     40",
+        "RBF     0.50   1000",
+        "ε-net      –      7",
+    ]
+
+
+def test_a_table_without_rows_is_its_headings():
+    assert format_table(Table(["a", "bc"], [])) == "a  bc\n-----"
+
+
+@pytest.mark.parametrize(
+    "cell", ["97.3%", "< 0.1", "−0.25", "3.1 ± 0.2", "1e-7", "10,000", "12 s", "1.5 ms", "20–30", 3, 2.5]
+)
+def test_numbers_are_known_for_numbers(cell):
+    assert Table(["x"], [[cell]]).numeric == [True]
+
+
+@pytest.mark.parametrize("cell", ["maxout", "2 hidden layers", "L-BFGS", "ε = 0.25", None, "3 and 4"])
+def test_words_are_not_numbers(cell):
+    assert Table(["x"], [[cell]]).numeric == [False]
+
+
+def test_json_takes_numpy_and_refuses_what_is_not_a_number(tmp_path):
+    data = {"a": np.float32(0.5), "b": np.int64(3), "c": np.bool_(True), "d": np.arange(2), "e": ("ε", None)}
+    path = write_json(tmp_path / "r.json", data)
+    assert json.loads(path.read_text("utf-8")) == {"a": 0.5, "b": 3, "c": True, "d": [0, 1], "e": ["ε", None]}
+    for bad in (float("nan"), np.float32("inf"), np.array([1, np.nan])):
+        with pytest.raises(ValueError, match=r"^data\['a'\].* is (nan|inf); expected a finite number"):
+            write_json(path, {"a": bad})
+    with pytest.raises(TypeError, match=r"^data\[0\] is a set"):
+        write_json(path, [{1}])
+    with pytest.raises(TypeError, match=r"^data has the key 1"):
+        write_json(path, {1: 2})
+    assert json.loads(path.read_text("utf-8"))["a"] == 0.5
+    assert os.listdir(tmp_path) == ["r.json"]
+
+
+def test_sections_are_values():
+    section = Section("a", "b")
+    assert replace(section, title="c") == Section("c", "b")
+    with pytest.raises(AttributeError):
+        section.title = "d"
