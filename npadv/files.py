@@ -1,51 +1,59 @@
-"""Writing files so that an interruption leaves the old one or the new one, never a half.
-
-Everything goes to a temporary file in the target's own folder first; ``os.replace`` then puts it in place in one step.
-"""
+"""Files that are whole or not there: written beside their place, then moved into it in one step."""
 
 from __future__ import annotations
 
+import io
+import json
+import math
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 
-@contextmanager
-def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for writing bytes; it appears under its name when the block ends well, and not at all otherwise.
+def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> Path:
+    """Write `data` (text as UTF-8) to `path`, so that no reader and no crash ever sees half a file.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     target = Path(folder) / "numbers"
-    ...     with atomic_open(target) as file:
-    ...         _ = file.write(b"123")
-    ...     target.read_bytes()
-    b'123'
+    The folder is made if it is missing. Whatever goes wrong, what was at `path` stays as it was and nothing is left
+    beside it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    # Same folder, so same file system, where a rename is atomic; os.open's own permissions, unlike mkstemp's 0600.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
+        with open(temporary, "xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files for their owner alone
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+    return path
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> Path:
+    """Write `data` as indented JSON; NumPy scalars and arrays become numbers and lists, NaN and infinity are refused.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite; the message says where it is.
+    TypeError
+        If a value has no JSON form.
+    """
+    return atomic_write(path, json.dumps(_plain(data, "data"), indent=2, ensure_ascii=False) + "\n")
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Write named arrays as an ``.npz`` archive, atomically and under exactly this name."""
-    with atomic_open(path) as file:
-        np.savez(file, **{name: np.asarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
+    """Write named arrays as an ``.npz`` archive, under exactly this name."""
+    archive = io.BytesIO()
+    np.savez(archive, **{name: np.asarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
+    atomic_write(path, archive.getvalue())
 
 
 def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -69,7 +77,26 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _plain(value: Any, where: str) -> Any:
+    """Return `value` in Python's own types.
+
+    >>> _plain({"accuracy": np.float32(0.5), "eps": np.array([0.25])}, "data")
+    {'accuracy': 0.5, 'eps': [0.25]}
+    >>> _plain({"loss": [1.0, float("nan")]}, "data")
+    Traceback (most recent call last):
+    ValueError: data['loss'][1] is nan; expected a finite number, or None for one that is missing
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where} has the key {key!r}; expected text, the only keys JSON has")
+        return {key: _plain(entry, f"{where}[{key!r}]") for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}; expected a finite number, or None for one that is missing")
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(f"{where} is a {type(value).__name__}; expected text, a number, a list or a dict")

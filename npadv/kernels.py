@@ -170,7 +170,7 @@ def conv2d(
 def conv2d_input_grad(
     g: Any,
     w: Any,
-    input_shape: tuple[int, int, int, int],
+    input_shape: tuple[int, ...],
     *,
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
@@ -192,7 +192,7 @@ def conv2d_input_grad(
 def conv2d_weight_grad(
     x: Any,
     g: Any,
-    weight_shape: tuple[int, int, int, int],
+    weight_shape: tuple[int, ...],
     *,
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),

@@ -36,7 +36,8 @@ Loss = Callable[..., Tensor]
 
 def classification_loss(model: Any, x: Any, y: Any, *, rng: np.random.Generator) -> Tensor:
     """Return the mean cross-entropy of the model in training: the plain loss of a classifier."""
-    return cross_entropy(model(x, train=True, rng=rng), y)
+    loss: Tensor = cross_entropy(model(x, train=True, rng=rng), y)
+    return loss
 
 
 def gradient_update(model: Any, loss: Loss, optimizer: Any, x: Any, y: Any, *, rng: np.random.Generator) -> Any:
@@ -94,7 +95,8 @@ class Training:
 class Callback(Protocol):
     """Called after each epoch. One with a memory also has ``state() -> dict of arrays`` and ``load_state``."""
 
-    def __call__(self, training: Training) -> None: ...
+    def __call__(self, training: Training) -> None:
+        """Look at the run so far; set ``training.stop`` to end it."""
 
 
 class EarlyStopping:

@@ -14,19 +14,18 @@ import numpy as np
 import pytest
 
 import npadv.report
+from npadv.files import atomic_write, write_json
 from npadv.report import (
     Attacked,
     Section,
     Table,
     accuracy_curves,
-    atomic_write,
     compare_attacks,
     examples,
     format_table,
     image_grid,
     learning_curves,
     render_page,
-    write_json,
     write_page,
 )
 from npadv.report import palette as colours

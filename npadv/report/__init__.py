@@ -4,7 +4,6 @@ The report knows nothing of models or attacks. matplotlib and Jinja2 are importe
 ``pip install "npadv[demo]"`` brings both.
 """
 
-from npadv.report.atomic import atomic_write, write_json
 from npadv.report.curves import accuracy_curves, learning_curves
 from npadv.report.grids import Attacked, compare_attacks, examples, image_grid
 from npadv.report.page import Section, render_page, write_page
@@ -15,13 +14,11 @@ __all__ = [
     "Section",
     "Table",
     "accuracy_curves",
-    "atomic_write",
     "compare_attacks",
     "examples",
     "format_table",
     "image_grid",
     "learning_curves",
     "render_page",
-    "write_json",
     "write_page",
 ]

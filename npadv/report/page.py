@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npadv.report.atomic import atomic_write
+from npadv.files import atomic_write
 from npadv.report.canvas import PIXELS_PER_INCH, needed, png
 from npadv.report.palette import DARK, LIGHT
 from npadv.report.text import Table

@@ -1,0 +1,20 @@
+"""What all tests share: how many examples Hypothesis draws, and where the data sets lie."""
+
+import os
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "default",
+    deadline=None,
+    max_examples=100,
+    derandomize="CI" in os.environ,  # a continuous build fails for what was changed, not for what was drawn
+    suppress_health_check=[HealthCheck.too_slow],  # a busy machine is not a fault
+)
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+if "NPADV_DATA" not in os.environ and DATA.is_dir():
+    os.environ["NPADV_DATA"] = str(DATA)

@@ -1,0 +1,116 @@
+"""Arrays to test with: Hypothesis draws their shapes, their layouts in memory and a seed, and the seed gives their values.
+
+Values come in kinds, each of which stays away from the places where some function has a kink, a tie or a pole.
+"""
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+seeds = st.integers(0, 2**32 - 1)
+shapes = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)
+
+# Values ---------------------------------------------------------------------------------------------------------------
+
+
+def smooth(rng, shape):
+    return rng.uniform(-2, 2, shape)
+
+
+def positive(rng, shape):
+    return rng.uniform(0.3, 2, shape)
+
+
+def nonzero(rng, shape):
+    return positive(rng, shape) * rng.choice([-1.0, 1.0], shape)
+
+
+def distinct(rng, shape):
+    """No two elements closer than 0.1."""
+    size = int(np.prod(shape))
+    return (0.2 * rng.permutation(size) + rng.uniform(-0.05, 0.05, size)).reshape(shape) - 0.1 * size
+
+
+def near_integers(rng, shape):
+    return rng.integers(-3, 4, shape) + rng.uniform(-0.2, 0.2, shape)
+
+
+def near_halves(rng, shape):
+    """At least 0.1 away from anything in ``near_integers``."""
+    return near_integers(rng, shape) + 0.5
+
+
+# Layouts --------------------------------------------------------------------------------------------------------------
+
+
+def laid_out(array, order, steps):
+    """Return the same values behind other strides: axes in memory in the given order, each walked with its own step."""
+    memory = np.zeros([array.shape[axis] * abs(steps[axis]) for axis in order], dtype=array.dtype)
+    view = memory.transpose(np.argsort(order).astype(int))[(*(slice(None, None, step) for step in steps), ...)]
+    view[...] = array
+    return view
+
+
+@st.composite
+def layouts(draw, ndim):
+    order = draw(st.permutations(range(ndim)))
+    return order, draw(st.tuples(*[st.sampled_from([1, 2, -1])] * ndim))
+
+
+IMAGE_LAYOUTS = {
+    "NCHW": ((0, 1, 2, 3), (1, 1, 1, 1)),
+    "NHWC": ((0, 2, 3, 1), (1, 1, 1, 1)),
+    "HWNC": ((2, 3, 0, 1), (1, 1, 1, 1)),
+    "sliced": ((0, 1, 2, 3), (1, 2, 2, 1)),
+    "flipped": ((0, 1, 2, 3), (1, 1, 1, -1)),
+}
+
+# Arrays ---------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def arrays(draw, shape=shapes, values=smooth):
+    shape = shape if isinstance(shape, tuple) else draw(shape)
+    array = np.asarray(values(np.random.default_rng(draw(seeds)), shape))
+    return laid_out(array, *draw(layouts(len(shape))))
+
+
+@st.composite
+def images(draw, shape, values=smooth):
+    """Return (N, C, H, W), in one of the layouts that images come in."""
+    array = values(np.random.default_rng(draw(seeds)), shape)
+    return laid_out(array, *IMAGE_LAYOUTS[draw(st.sampled_from(sorted(IMAGE_LAYOUTS)))])
+
+
+@st.composite
+def broadcastable(draw, *values):
+    """Return one array per kind of values, in shapes that broadcast with one another."""
+    drawn = draw(hnp.mutually_broadcastable_shapes(num_shapes=len(values), max_dims=3, min_side=0, max_side=3))
+    return tuple(draw(arrays(shape, kind)) for shape, kind in zip(drawn.input_shapes, values, strict=True))
+
+
+@st.composite
+def shrunk(draw, shape):
+    """Return a shape that broadcasts to the given one."""
+    kept = shape[draw(st.integers(0, len(shape))) :]
+    return tuple(1 if draw(st.booleans()) else n for n in kept)
+
+
+@st.composite
+def axes(draw, shape, *, empty):
+    """Return an axis, several or None, as reductions take them; ``empty`` says whether axes of length 0 may be among them."""
+    allowed = [axis for axis, n in enumerate(shape) if n or empty]
+    some = draw(st.lists(st.sampled_from(allowed), unique=True)) if allowed else []
+    some = [axis - len(shape) if draw(st.booleans()) else axis for axis in some]
+    return draw(st.sampled_from([tuple(some), *some[:1], *[None] * (len(allowed) == len(shape))]))
+
+
+def joined(*parts, **settings):
+    """Return the strategy of a call: a tuple of arguments and a dict of settings, each drawn by itself."""
+    return st.tuples(st.tuples(*parts), st.fixed_dictionaries(settings))
+
+
+@st.composite
+def batches(draw, rows=st.integers(1, 4), columns=st.integers(1, 6), values=smooth):
+    """Return (N, K) numbers."""
+    return values(np.random.default_rng(draw(seeds)), (draw(rows), draw(columns)))
