@@ -54,9 +54,11 @@ def require_cupy() -> ModuleType:
     try:
         import cupy
     except ImportError as error:
-        raise RuntimeError(f"the device 'cuda' needs CuPy, which is not installed: {INSTALL_CUPY}") from error
-    if not cupy.is_available():
-        raise RuntimeError("the device 'cuda' was asked for, but CuPy sees no CUDA device (check nvidia-smi)")
+        raise RuntimeError(f"computing on a GPU needs CuPy, which is not installed: {INSTALL_CUPY}") from error
+    if not cupy.is_available():  # CuPy imports without a GPU and fails only when used
+        raise RuntimeError(
+            "computing on a GPU needs one: CuPy is installed, but no CUDA device or driver is visible to it"
+        )
     return cupy
 
 

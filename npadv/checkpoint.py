@@ -35,14 +35,9 @@ def save_checkpoint(
     path: str | os.PathLike[str], place: Progress, training: Any, callbacks: Sequence[Any], rng: np.random.Generator
 ) -> None:
     """Write everything the next step depends on, atomically."""
-    arrays = {
-        **_group("model", training.model.state()),
-        **_group("optimizer", training.optimizer.state()),
-        "order": np.zeros(0, np.int64) if place.order is None else place.order,
-    }
-    for i, callback in enumerate(callbacks):
-        if hasattr(callback, "state"):
-            arrays.update(_group(f"callbacks/{i}", callback.state()))
+    arrays = {"order": np.zeros(0, np.int64) if place.order is None else place.order}
+    for prefix, part in _parts(training, callbacks).items():
+        arrays.update(_group(prefix, part.state()))
     facts = {
         "format": FORMAT,
         "progress": {k: v for k, v in asdict(place).items() if k != "order"},
@@ -68,11 +63,12 @@ def load_checkpoint(
     arrays = load_arrays(path)
     try:
         facts = json.loads(str(arrays["json"]))
-        place = Progress(**facts["progress"])
+        written = facts["format"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{name}: expected a checkpoint of npadv, got another .npz file ({error!r})") from error
-    if facts["format"] != FORMAT:
-        raise ValueError(f"{name}: expected a checkpoint of format {FORMAT}, got {facts['format']}")
+    if written != FORMAT:
+        raise ValueError(f"{name}: expected a checkpoint of format {FORMAT}, got {written}")
+    place = Progress(**facts["progress"])
     for setting in ("batch_size", "examples"):
         if getattr(place, setting) != getattr(expected, setting):
             raise ValueError(
@@ -83,16 +79,26 @@ def load_checkpoint(
         raise ValueError(
             f"{name}: was written with the generator {generator}, this run has {type(rng.bit_generator).__name__}"
         )
-    training.model.load_state(_members("model", arrays), source=name)
-    training.optimizer.load_state(_members("optimizer", arrays))
-    for i, callback in enumerate(callbacks):
-        if hasattr(callback, "load_state"):
-            callback.load_state(_members(f"callbacks/{i}", arrays))
+    parts = _parts(training, callbacks)
+    before = {prefix: part.state() for prefix, part in parts.items()}
+    try:
+        for prefix, part in parts.items():
+            part.load_state(_members(prefix, arrays))
+    except ValueError as error:  # all or nothing
+        for prefix, part in parts.items():
+            part.load_state(before[prefix])
+        raise ValueError(f"{name}: {error}") from error
     rng.bit_generator.state = _arrays(facts["generator"])
     training.history[:] = facts["history"]
     training.stop = facts["stop"]
     place.order = None if facts["between_epochs"] else arrays["order"]
     return place
+
+
+def _parts(training: Any, callbacks: Sequence[Any]) -> dict[str, Any]:
+    """Return all that has a state, by the prefix of its names."""
+    memories = {f"callbacks/{i}": callback for i, callback in enumerate(callbacks) if hasattr(callback, "state")}
+    return {"model": training.model, "optimizer": training.optimizer, **memories}
 
 
 def _group(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("npadv: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, RuntimeError, OSError, ImportError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError, FloatingPointError) as error:
         # What a user can get wrong is raised as one of these, with a sentence that says what; the rest is our fault and
         # keeps its traceback.
         print(f"npadv {arguments.command}: {error}", file=sys.stderr)

@@ -6,7 +6,9 @@ runs, ``checkpoint.npz``. Nothing in it is overwritten by a second run.
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,24 @@ from npadv.files import write_json
 from npadv.nn import network
 from npadv.recipes import RECIPES
 from npadv.train import Training, classification_loss, evaluate, fit
+
+
+class Settings(dict[str, Any]):
+    """What a run was started with, kept in its checkpoint as a callback's memory: it cannot be resumed as another run."""
+
+    def __call__(self, training: Training) -> None:
+        """Do nothing after an epoch."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the settings, as JSON."""
+        return {"json": np.array(json.dumps(self))}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Raise a ValueError unless the checkpoint's run was started with the same settings."""
+        before = json.loads(str(state["json"])) if "json" in state else {}
+        for name, value in self.items():
+            if before.get(name) != value:
+                raise ValueError(f"was written with {name}={before.get(name)!r}, this run has {value!r}")
 
 
 def train_network(
@@ -51,11 +71,14 @@ def train_network(
     rng = np.random.default_rng(seed)
     model = network(name, rng=rng).to(device)
     recipe = RECIPES[name]
-    result_path, checkpoint = out / "result.json", out / "checkpoint.npz"
-    if result_path.exists():
-        raise FileExistsError(f"{result_path}: exists; choose another --out, or remove it to train again")
+    weights, result_path, checkpoint = (out / file for file in ("weights.npz", "result.json", "checkpoint.npz"))
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out}: expected a folder for the results, got a file")
     if checkpoint.exists() and not resume:
         raise FileExistsError(f"{checkpoint}: an unfinished run is there; continue it with --resume, or remove it")
+    for path in (weights, result_path):
+        if path.exists() and not checkpoint.exists():
+            raise FileExistsError(f"{path}: exists; choose another --out, or remove it to train again")
     dataset = load(data or recipe.data)
     if recipe.hold_out and (data or recipe.data) == recipe.data:
         dataset = dataset.hold_out(recipe.hold_out)
@@ -64,6 +87,14 @@ def train_network(
         optimizer.step_size = step_size
     loss = classification_loss if adversarial is None else adversarial_training(adversarial, alpha=alpha)
     epochs = recipe.epochs if epochs is None else epochs
+    settings = Settings(
+        network=name,
+        data=dataset.name,
+        step_size=step_size,
+        adversarial_eps=adversarial,
+        alpha=None if adversarial is None else alpha,
+        seed=seed,
+    )
 
     def report(training: Training) -> None:
         row = training.history[-1]
@@ -84,7 +115,7 @@ def train_network(
         rng=rng,
         batch_size=recipe.batch_size,
         validation=dataset.validation,
-        callbacks=[report],
+        callbacks=[report, settings],
         checkpoint=checkpoint,
         resume=resume,
         label=name,
@@ -92,15 +123,10 @@ def train_network(
     )
     score = evaluate(model, dataset.test)
     result = {
-        "network": name,
-        "data": dataset.name,
+        **settings,
         "train_examples": len(dataset.train),
         "test_examples": len(dataset.test),
         "epochs": epochs,
-        "step_size": step_size,
-        "adversarial_eps": adversarial,
-        "alpha": None if adversarial is None else alpha,
-        "seed": seed,
         "test_error": score.error,
         "test_loss": score.loss,
         "train_seconds": sum(row["seconds"] for row in history),
@@ -108,7 +134,7 @@ def train_network(
         "history": history,
         **environment(device),
     }
-    model.save(out / "weights.npz")
+    model.save(weights)
     write_json(result_path, result)
     checkpoint.unlink()  # the run is complete: its weights and history are in the other two files
     print(

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import secrets
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,14 @@ def write_json(path: str | os.PathLike[str], data: Any) -> Path:
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Write named arrays as an ``.npz`` archive, under exactly this name."""
-    archive = io.BytesIO()
-    np.savez(archive, **{name: np.asarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
-    atomic_write(path, archive.getvalue())
+    """Write named arrays as an ``.npz`` archive, under exactly this name; Python objects are refused."""
+    buffer = io.BytesIO()
+    # Not np.savez: it pickles what is no plain array, and keeps names such as "file" for itself.
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+    atomic_write(path, buffer.getvalue())
 
 
 def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -66,15 +71,19 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     ValueError
         The file is not such an archive, is damaged or holds Python objects.
     """
+    arrays: dict[str, np.ndarray] = {}
+    where = os.fspath(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        # Opened here, since np.load leaves the file of a damaged archive open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            for name in archive.files:
+                where = f"{os.fspath(path)}: {name}"
+                arrays[name] = archive[name]
     except FileNotFoundError:
         raise
     except Exception as error:  # zipfile and numpy raise half a dozen types for a damaged archive
-        raise ValueError(
-            f"{os.fspath(path)}: expected an .npz archive of arrays, could not read it ({error})"
-        ) from error
+        raise ValueError(f"{where}: expected an .npz archive of arrays, could not read it ({error})") from error
+    return arrays
 
 
 def _plain(value: Any, where: str) -> Any:

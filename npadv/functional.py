@@ -30,6 +30,7 @@ def softmax(x: Any, axis: int = -1) -> Any:
 
 def log_softmax(x: Any, axis: int = -1) -> Any:
     """Return x - log(sum(exp(x))) along an axis: the logarithm of ``softmax``, finite where that underflows."""
+    x = x - value_of(x).max(axis=axis, keepdims=True)  # of large numbers, x - logsumexp(x) would keep few digits
     return x - ops.logsumexp(x, axis=axis, keepdims=True)
 
 
@@ -92,7 +93,7 @@ def cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> Any:
     else:
         labels = check_labels(targets, logits.shape[1], logits.shape[0])
         rows = xp_of(labels).arange(logits.shape[0])
-        losses = ops.logsumexp(logits, axis=1) - ops.getitem(logits, index=(rows, labels))
+        losses = -ops.getitem(log_softmax(logits), index=(rows, labels))
     return reduce(losses, reduction)
 
 
@@ -128,10 +129,9 @@ def binary_cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> 
     values = value_of(targets)
     if not isinstance(values, int | float):
         _require_shape(targets, logits.shape, "binary_cross_entropy(targets)")
-    if not (
-        (values >= 0) & (values <= 1) if isinstance(values, int | float) else ((values >= 0) & (values <= 1)).all()
-    ):
-        raise ValueError("binary_cross_entropy(targets): expected probabilities in [0, 1]")
+    low, high = _range(values)
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"binary_cross_entropy(targets): expected probabilities in [0, 1], got from {low} to {high}")
     return reduce(ops.softplus(logits) - targets * logits, reduction)
 
 
@@ -186,8 +186,16 @@ def check_soft_targets(targets: Any, shape: tuple[int, ...]) -> None:
     values = value_of(targets)
     if values.dtype.kind != "f":
         raise ValueError(f"targets: expected floating-point weights for each class, got dtype {values.dtype}")
-    if values.size and not bool((values >= 0).all() & (values < float("inf")).all()):
-        raise ValueError("targets: expected finite, non-negative weights for each class")
+    low, high = _range(values)
+    if not 0 <= low <= high < float("inf"):
+        raise ValueError(f"targets: expected finite, non-negative weights for each class, got from {low} to {high}")
+
+
+def _range(values: Any) -> tuple[float, float]:
+    """Return the least and the largest of some numbers, NaN if one of them is; two zeros for none."""
+    if isinstance(values, int | float):
+        return values, values
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
 def _require_rank(x: Any, rank: int, name: str, form: str) -> None:

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy
 
+from npadv.backend import require_cupy
+
 __all__ = ["conv2d", "conv2d_input_grad", "conv2d_weight_grad", "sign_step", "sign_step_reference", "source"]
 
 _THREADS = 256  # in a block: a multiple of the warp's 32, and small enough for any kernel's registers
@@ -359,16 +361,8 @@ def source(name: str) -> str:
 
 @functools.cache
 def _cupy() -> Any:
-    """Return CuPy. This file sees it through here only, so a test can put another module in its place."""
-    try:
-        import cupy
-    except ImportError as error:
-        raise RuntimeError(
-            'CUDA kernels need CuPy: pip install "npadv[gpu-cuda13]", or "npadv[gpu-cuda12]" for a driver of CUDA 12'
-        ) from error
-    if not cupy.is_available():  # CuPy imports without a GPU and fails only when used
-        raise RuntimeError("CUDA kernels need a GPU: CuPy is installed, but no CUDA device or driver is visible to it")
-    return cupy
+    """Return CuPy, looked for once. This file sees it through here only, so a test can put another module in its place."""
+    return require_cupy()
 
 
 _functions: dict[tuple[str, str, str], Any] = {}

@@ -81,8 +81,7 @@ def sign_step(x: Array, g: Array, eps: float, bounds: tuple[float, float] | None
     """
     if xp_of(x) is not np:
         return kernels.sign_step(x.copy(), g.astype(x.dtype, copy=False), eps, bounds=bounds)
-    stepped = x + x.dtype.type(eps) * np.sign(g).astype(x.dtype, copy=False)
-    return stepped if bounds is None else np.clip(stepped, *bounds)
+    return kernels.sign_step_reference(x, g.astype(x.dtype, copy=False), eps, bounds=bounds)
 
 
 def project(x: Array, center: Array, eps: Any, kind: str, bounds: tuple[float, float] | None = None) -> Array:
@@ -105,17 +104,32 @@ def project(x: Array, center: Array, eps: Any, kind: str, bounds: tuple[float, f
         linf: d clipped to +-eps,    l2: t d,    l1: sign(d) max(|d| - tau, 0),      each then clipped to the room r,
 
     with the one t <= 1 or tau >= 0 that brings the norm down to eps. Both are found exactly, by sorting the points at
-    which a coordinate meets its bound.
+    which a coordinate meets its bound, and in float64, where sums of many terms keep the digits that float32 has.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, a radius that is negative or not a number, bounds upside down, a centre outside the box.
     """
     check_norm(kind)
     xp = xp_of(x)
     if x.shape != center.shape:
         raise ValueError(f"project(center): expected x's shape {x.shape}, got {center.shape}")
-    eps = xp.broadcast_to(xp.asarray(eps, dtype=x.dtype), (x.shape[0],))[:, None]
-    if eps.size and float(eps.min()) < 0:
+    eps = xp.asarray(eps, dtype=x.dtype)
+    if eps.shape not in ((), x.shape[:1]):
+        raise ValueError(f"project(eps): expected a number or shape {x.shape[:1]}, got shape {eps.shape}")
+    if eps.size and not float(eps.min()) >= 0:
         raise ValueError(f"project(eps): expected a radius of at least 0, got {float(eps.min())}")
+    if bounds is not None and not bounds[0] <= bounds[1]:
+        raise ValueError(f"project(bounds): expected low <= high, got {bounds}")
     if x.size == 0:
         return x.copy()
+    if bounds is not None and not bounds[0] <= float(center.min()) <= float(center.max()) <= bounds[1]:
+        raise ValueError(
+            f"project(center): expected values in the box [{bounds[0]}, {bounds[1]}], "
+            f"got from {float(center.min())} to {float(center.max())}"
+        )
+    eps = xp.broadcast_to(eps, x.shape[:1])[:, None]
     d = _rows(x - center)
     size = xp.abs(d)
     room = (
@@ -126,48 +140,52 @@ def project(x: Array, center: Array, eps: Any, kind: str, bounds: tuple[float, f
     if kind == "linf":
         step = xp.minimum(room, eps)
     elif kind == "l2":
-        step = xp.minimum(room, _l2_scale(size, room, eps) * size)
+        step = _l2_step(*(a.astype(xp.float64) for a in (size, room, eps))).astype(x.dtype)
     else:
-        step = xp.minimum(room, xp.maximum(size - _l1_threshold(size, room, eps), 0))
+        step = _l1_step(*(a.astype(xp.float64) for a in (size, room, eps))).astype(x.dtype)
     moved = center + (xp.sign(d) * step).reshape(x.shape)
     return moved if bounds is None else xp.clip(moved, bounds[0], bounds[1])
 
 
-def _l2_scale(size: Array, room: Array, eps: Array) -> Array:
-    """Return the t in [0, 1] with ||min(t * size, room)||_2 = eps, or 1 if that is within eps already: (N, 1)."""
+def _l2_step(size: Array, room: Array, eps: Array) -> Array:
+    """Return min(t * size, room) with the t in [0, 1] that brings its l2 norm to eps, or room if that is within eps."""
     xp = xp_of(size)
     top = _largest(size)[:, None]
-    size, room, eps = size / top, room / top, eps / top  # keeps the squares from under- and overflowing
-    meets = xp.where(size > 0, room / xp.where(size > 0, size, 1), 1)  # the t at which a coordinate meets its bound
+    within = xp.minimum(eps, top * (size.shape[1] + 1)) / top  # more than the norm can be is as good as any more
+    share, bound = size / top, room / top  # keeps the squares from under- and overflowing
+    meets = xp.where(share > 0, bound / xp.where(share > 0, share, 1), 1)  # the t at which a coordinate meets its bound
     order = xp.argsort(meets, axis=1)
-    meets, room2, size2 = (xp.take_along_axis(a, order, axis=1) for a in (meets, room * room, size * size))
+    meets, bound2, share2 = (xp.take_along_axis(a, order, axis=1) for a in (meets, bound * bound, share * share))
     # Up to the k-th meeting point, k coordinates rest at their bound and the others still grow with t.
-    resting = xp.cumsum(room2, axis=1) - room2
-    growing = xp.cumsum(size2[:, ::-1], axis=1)[:, ::-1]
-    reached = resting + meets * meets * growing >= eps * eps
+    resting = xp.cumsum(bound2, axis=1) - bound2
+    growing = xp.cumsum(share2[:, ::-1], axis=1)[:, ::-1]
+    reached = resting + meets * meets * growing >= within * within
     k = xp.where(reached.any(axis=1), reached.argmax(axis=1), -1)[:, None]
     resting, growing = (xp.take_along_axis(a, xp.maximum(k, 0), axis=1) for a in (resting, growing))
-    t = xp.sqrt(xp.maximum(eps * eps - resting, 0) / xp.where(growing > 0, growing, 1))
-    return xp.where(k < 0, xp.ones_like(t), xp.minimum(t, 1))
+    t = xp.sqrt(xp.maximum(within * within - resting, 0) / xp.where(growing > 0, growing, 1))
+    return xp.where(k < 0, room, xp.minimum(room, t * size))
 
 
-def _l1_threshold(size: Array, room: Array, eps: Array) -> Array:
-    """Return the tau >= 0 with sum(min(max(size - tau, 0), room)) = eps, or 0 if that is within eps already: (N, 1)."""
+def _l1_step(size: Array, room: Array, eps: Array) -> Array:
+    """Return min(max(size - tau, 0), room) with the tau >= 0 that brings its sum to eps, or room if that is within eps."""
     xp = xp_of(size)
-    # As tau falls, a coordinate starts to contribute at tau = size and stops growing at tau = size - room.
-    corners = xp.concatenate([size, size - room, xp.zeros_like(size[:, :1])], axis=1)
-    slopes = xp.concatenate([xp.ones_like(size), -xp.ones_like(size), xp.zeros_like(size[:, :1])], axis=1)
-    order = xp.argsort(-corners, axis=1)
+    # Measured from the largest element down, where small results keep their digits: tau = top - reach. As the reach
+    # grows, a coordinate starts to contribute at its depth = top - size and stops growing at depth + room.
+    depth = size.max(axis=1, keepdims=True) - size
+    corners = xp.concatenate([depth, depth + room], axis=1)
+    slopes = xp.concatenate([xp.ones_like(size), -xp.ones_like(size)], axis=1)
+    order = xp.argsort(corners, axis=1)
     corners, slopes = xp.take_along_axis(corners, order, axis=1), xp.take_along_axis(slopes, order, axis=1)
-    growing = xp.cumsum(slopes, axis=1)  # how many coordinates grow just below each corner
-    total = xp.cumsum(growing[:, :-1] * (corners[:, :-1] - corners[:, 1:]), axis=1)  # the sum at the next corner
+    growing = xp.cumsum(slopes, axis=1)[:, :-1]  # how many coordinates grow between each corner and the next
+    gained = growing * (corners[:, 1:] - corners[:, :-1])
+    total = xp.cumsum(gained, axis=1)  # the sum at the next corner
     reached = total >= eps
     k = xp.where(reached.any(axis=1), reached.argmax(axis=1), -1)[:, None]
-    at = xp.maximum(k, 0)
-    excess = xp.take_along_axis(total, at, axis=1) - eps
-    slope = xp.maximum(xp.take_along_axis(growing, at, axis=1), 1)
-    tau = xp.take_along_axis(corners, at + 1, axis=1) + excess / slope
-    return xp.where(k < 0, xp.zeros_like(tau), tau)
+    corner, count, before = (
+        xp.take_along_axis(a, xp.maximum(k, 0), axis=1) for a in (corners, growing, total - gained)
+    )
+    reach = corner + (eps - before) / xp.maximum(count, 1)
+    return xp.where(k < 0, room, xp.minimum(room, xp.maximum(reach - depth, 0)))
 
 
 def check_norm(kind: str) -> None:

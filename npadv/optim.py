@@ -124,6 +124,9 @@ class Optimizer:
 
     def step(self, gradients: Sequence[Array]) -> None:
         """Change every parameter by its gradient, in place."""
+        expected, came = [p.shape for p in self.parameters], [g.shape for g in gradients]
+        if came != expected:
+            raise ValueError(f"step(gradients): expected one for each parameter, of shapes {expected}, got {came}")
         step_size = self.now(self.step_size)
         for i, (p, g) in enumerate(zip(self.parameters, gradients, strict=True)):
             if self.weight_decay:

@@ -126,10 +126,10 @@ class EarlyStopping:
             )
         if row[self.monitor] < self.best:
             self.best, self.best_epoch, self.weights = row[self.monitor], row["epoch"], training.model.state()
-        training.stop = row["epoch"] - self.best_epoch >= self.patience
+        training.stop |= row["epoch"] - self.best_epoch >= self.patience
 
     def finish(self, training: Training) -> None:
-        """Restore the best weights, however the run ended."""
+        """Restore the best weights, whether the run was stopped or came to its last epoch."""
         if self.weights:
             training.model.load_state(self.weights)
 
@@ -139,6 +139,8 @@ class EarlyStopping:
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Restore what ``state`` returned."""
+        if "best" not in state:
+            raise ValueError("EarlyStopping: the run was begun without it")
         self.best, self.best_epoch = float(state["best"][0]), int(state["best"][1])
         self.weights = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
 
@@ -206,6 +208,8 @@ def fit(
         raise ValueError(f"fit(epochs): expected at least 0, got {epochs}")
     if not isinstance(rng, np.random.Generator):
         raise ValueError(f"fit(rng): expected a numpy.random.Generator, got {type(rng).__name__}")
+    if batch_size < 1 or len(data) < 1:
+        raise ValueError(f"fit(batch_size, data): expected at least 1 example each, got {batch_size} and {len(data)}")
     training = Training(model, optimizer)
     place = Progress(batch_size=batch_size, examples=len(data))
     if checkpoint is not None and Path(checkpoint).exists():
@@ -224,15 +228,15 @@ def fit(
             _run_epoch(
                 training, loss, data, place, rng, update, f"{label} {place.epoch + 1}/{epochs}", progress, interrupted
             )
-            if interrupted():
-                save()
-                raise KeyboardInterrupt
-            training.history.append(_row(training, place, validation))
-            place.epoch, place.batch, place.order, place.total, place.seconds = place.epoch + 1, 0, None, 0.0, 0.0
-            optimizer.epoch = place.epoch
-            for callback in callbacks:
-                callback(training)
+            if not interrupted():  # else the epoch's end, too, is left to the run that resumes
+                training.history.append(_row(training, place, validation))
+                place.epoch, place.batch, place.order, place.total, place.seconds = place.epoch + 1, 0, None, 0.0, 0.0
+                optimizer.epoch = place.epoch
+                for callback in callbacks:
+                    callback(training)
             save()
+            if interrupted():
+                raise KeyboardInterrupt
     for callback in callbacks:
         if hasattr(callback, "finish"):
             callback.finish(training)

@@ -108,9 +108,3 @@ def axes(draw, shape, *, empty):
 def joined(*parts, **settings):
     """Return the strategy of a call: a tuple of arguments and a dict of settings, each drawn by itself."""
     return st.tuples(st.tuples(*parts), st.fixed_dictionaries(settings))
-
-
-@st.composite
-def batches(draw, rows=st.integers(1, 4), columns=st.integers(1, 6), values=smooth):
-    """Return (N, K) numbers."""
-    return values(np.random.default_rng(draw(seeds)), (draw(rows), draw(columns)))

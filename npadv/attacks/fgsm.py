@@ -16,13 +16,14 @@ from npadv.attacks.result import (
     AttackResult,
     Bounds,
     Model,
+    check_first_logits,
     check_gradient,
     check_inputs,
-    check_logits,
     check_targets,
     conclude,
+    input_gradient,
 )
-from npadv.autodiff import Tensor, grad
+from npadv.autodiff import Tensor
 from npadv.backend import Array
 from npadv.functional import cross_entropy
 from npadv.norms import sign_step
@@ -77,12 +78,12 @@ def fgsm(
     check_inputs(x, eps=eps, bounds=bounds)
     inputs = Tensor(x, requires_grad=True)
     output = model(inputs)
-    logits = check_logits(output, len(x))
+    logits = check_first_logits(output, len(x))
     y = check_targets(y, logits, targeted=targeted)
 
     # Summed over the batch, so that an example's gradient does not depend on its company.
     loss = cross_entropy(output, y, reduction="sum")
-    g, flags = check_gradient(grad(loss, inputs))
+    g, flags = check_gradient(input_gradient(loss, inputs))
     x_adv = sign_step(x, -g if targeted else g, eps, bounds)
 
     before = logits.argmax(axis=1)

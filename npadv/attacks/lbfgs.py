@@ -19,13 +19,14 @@ from npadv.attacks.result import (
     AttackResult,
     Bounds,
     Model,
+    check_first_logits,
     check_inputs,
-    check_logits,
     check_targets,
     conclude,
+    input_gradient,
     predict,
 )
-from npadv.autodiff import Tensor, grad
+from npadv.autodiff import Tensor
 from npadv.backend import Array, like, to_numpy
 from npadv.functional import cross_entropy
 
@@ -105,7 +106,7 @@ def lbfgs(
         raise ValueError(f"weight: expected a positive number, got {weight!r}")
     if searches < 1 or max_iterations < 1:
         raise ValueError(f"searches, max_iterations: expected at least 1, got {searches} and {max_iterations}")
-    logits = check_logits(model(x), len(x))
+    logits = check_first_logits(model(x), len(x))
     y = check_targets(y, logits, targeted=targeted)
 
     x_adv = x.copy()
@@ -177,7 +178,7 @@ def _solve(
         point = Tensor(like(flat.reshape(x.shape), x), requires_grad=True)
         eta = point - like(centre, x)
         value = weight * (eta * eta).sum() + cross_entropy(model(point), label, reduction="sum")
-        return value.item(), to_numpy(grad(value, point)).ravel().astype(np.float64)
+        return value.item(), to_numpy(input_gradient(value, point)).ravel().astype(np.float64)
 
     solution = minimize(
         objective,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from npadv.autodiff import Tensor, no_record, value_of
+from npadv.autodiff import Tensor, grad, no_record, value_of
 from npadv.backend import Array, is_array, like, xp_of
 from npadv.functional import check_labels
 from npadv.norms import check_norm, norm
@@ -99,7 +99,7 @@ def check_inputs(x: Any, *, eps: float | None = None, kind: str = "linf", bounds
         raise ValueError(f"x: expected at least one example, got an empty batch of shape {x.shape}")
     if not bool(xp_of(x).isfinite(x).all()):
         raise ValueError("x: expected finite values, got NaN or infinity")
-    if float(x.min()) < low or float(x.max()) > high:
+    if x.min() < low or x.max() > high:  # compared in x's precision, in which the nearest number to 0.3 is 0.3
         raise ValueError(f"x: expected values in the box [{low}, {high}], got {float(x.min()):g} to {float(x.max()):g}")
 
 
@@ -110,10 +110,20 @@ def check_logits(output: Any, n: int) -> Array:
         raise ValueError(
             f"model: expected logits (N, K) = ({n}, 2 or more), got shape {getattr(logits, 'shape', None)}"
         )
-    xp = xp_of(logits)
-    if not bool(xp.isfinite(logits).all()):
+    if not bool(xp_of(logits).isfinite(logits).all()):
         raise ValueError("model: expected finite logits, got NaN or infinity")
-    if bool((logits >= 0).all()) and bool((xp.abs(logits.sum(axis=1) - 1) < 1e-4).all()):
+    return logits
+
+
+def check_first_logits(output: Any, n: int) -> Array:
+    """Return what ``check_logits`` does, and refuse probabilities.
+
+    Only the examples themselves are looked at in this way: among the many points an attack visits, some have logits that
+    happen to sum to 1.
+    """
+    logits = check_logits(output, n)
+    tolerance = 1e-6 * logits.shape[1]  # probabilities in float32 sum to 1 within this
+    if bool((logits >= 0).all()) and bool((xp_of(logits).abs(logits.sum(axis=1) - 1) < tolerance).all()):
         raise ValueError("model: expected logits, got probabilities (rows are non-negative and sum to 1)")
     return logits
 
@@ -126,6 +136,16 @@ def check_targets(y: Any, logits: Array, *, targeted: bool) -> Array:
         return logits.argmax(axis=1)
     y = value_of(y)
     return check_labels(like(y, logits), logits.shape[1], logits.shape[0], name="y")
+
+
+def input_gradient(loss: Any, x: Tensor) -> Array:
+    """Return the loss's gradient in x, or raise a ValueError if the model left the tape on the way from one to the other."""
+    try:
+        return grad(loss, x)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"model: expected logits computed from the Tensor x by npadv's operations, not from its data ({error})"
+        ) from error
 
 
 def check_gradient(g: Array) -> tuple[Array, dict[str, Array]]:

@@ -7,6 +7,7 @@ The version "for Python" is a pickle, which may run code when read, and is not s
 from __future__ import annotations
 
 import os
+import shutil
 import tarfile
 import tempfile
 from pathlib import Path
@@ -98,11 +99,17 @@ def _download(folder: Path) -> Path:
     archive = download_file(ARCHIVE, URLS, ARCHIVE_MD5, folder)
     target = folder / FOLDER
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        unpacked = Path(temporary, FOLDER)
+        unpacked.mkdir()
         with tarfile.open(archive) as tar:
-            members = [tar.getmember(f"{FOLDER}/{name}") for name in [*BATCHES, "batches.meta.txt"]]
-            tar.extractall(temporary, members=members, filter="data")
+            for name in [*BATCHES, "batches.meta.txt"]:  # by name, so that no path in the archive matters
+                member = tar.extractfile(f"{FOLDER}/{name}")
+                if member is None:
+                    raise bad_file(archive, f"a file {FOLDER}/{name}", "something else of that name")
+                with member, open(unpacked / name, "wb") as file:
+                    shutil.copyfileobj(member, file)
         try:
-            Path(temporary, FOLDER).rename(target)
+            unpacked.rename(target)
         except OSError:
             if not target.is_dir():  # else another process was faster, and its files are the same
                 raise

@@ -1,6 +1,7 @@
 """Installs the primitives as operators and methods of Tensor, so that ``x * y + 1`` on Tensors is recorded.
 
-Comparisons return plain boolean arrays: they have no gradient, and masks are what rules and losses use them for.
+Comparisons, == included, return plain boolean arrays: they have no gradient, and masks are what rules and losses use them
+for. A Tensor is still hashed by identity.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ _METHODS: dict[str, Any] = {
     "__rmatmul__": lambda a, b: linalg.matmul(b, a),
     "__neg__": elementwise.negative,
     "__abs__": elementwise.abs,
+    "__eq__": _compare(operator.eq),
+    "__ne__": _compare(operator.ne),
     "__lt__": _compare(operator.lt),
     "__le__": _compare(operator.le),
     "__gt__": _compare(operator.gt),

@@ -147,7 +147,9 @@ defvjp(
 @primitive
 def pad(x: Any, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Any:
     """Return x with (before, after) elements of a constant value around it, along each axis."""
-    return xp_of(x).pad(x, widths or 0, constant_values=value)  # an array of no axes has no widths, and NumPy asks for one
+    return xp_of(x).pad(
+        x, widths or 0, constant_values=value
+    )  # an array of no axes has no widths, and NumPy asks for one
 
 
 defvjp(
