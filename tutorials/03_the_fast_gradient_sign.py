@@ -31,6 +31,7 @@
 # and eps is the size that an attack is allowed, in the last of these unless said otherwise: no pixel changes by more.
 
 # %%
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -47,12 +48,13 @@ from npadv.train import classification_loss, fit, predict
 
 rng = np.random.default_rng(0)
 in_notebook = "get_ipython" in globals()
+can_draw = importlib.util.find_spec("matplotlib") is not None
 folder = Path(sys.argv[sys.argv.index("--save") + 1]) if not in_notebook and "--save" in sys.argv else None
 
 
 def show(name, draw, *args, **kwargs):
     """Draw a figure of npadv.report: into the notebook, or into the folder named after --save, else not at all."""
-    if in_notebook:
+    if in_notebook and can_draw:
         from IPython.display import Image, display
 
         from npadv.report.canvas import png
@@ -212,11 +214,19 @@ assert np.isclose(np.abs(w_larger).sum(), np.abs(w).sum())
 assert np.isclose(np.linalg.norm(w_larger), np.linalg.norm(w) / 2)
 
 # %% [markdown]
-# That is the precise content of the slogan. Dimension does not make an image easier to attack; it makes the attack invisible
-# to chance. In many dimensions the harmful directions are as harmful as ever, and so rare that no amount of noise finds
-# one, which is why a classifier can be excellent on noisy images and helpless against an adversary. (Where each new pixel brings
-# evidence of its own, the worst case does grow with n, and chance with its square root; the ratio is the same.)
-#
+# That is the precise content of the slogan. Dimension does not make an image easier to attack; it hides the attack from
+# chance. In many dimensions the harmful directions are as harmful as ever, and so rare that noise does not find them, which
+# is how a classifier can be excellent on noisy images and helpless against an adversary. (Where each new pixel brings new
+# evidence, as much as any other, the worst case does grow with n; then chance grows with the square root, and the ratio is
+# the same.)
+
+# %%
+for n in (49, 784):
+    evidence = np.ones(n)
+    assert np.abs(evidence).sum() == n
+    assert np.linalg.norm(evidence) == np.sqrt(n)
+
+# %% [markdown]
 # ## 4. The method, line by line
 #
 # A network is not linear, but close to x it nearly is: J(x + d, y) is about J(x, y) + <g, d>. The d that makes this largest
@@ -315,11 +325,11 @@ for name in ("softmax", "maxout"):
 # class to aim at: its gradient mixes them, by their probabilities. It may never beat the bound, and it comes close.
 
 # %%
-z = predict(regression, images) @ np.eye(10)  # (N, 10), float64
-rows = np.arange(len(labels))
+z = predict(regression, images).astype(np.float64)  # (N, 10)
+every = np.arange(len(labels))
 size = np.abs(W.T[labels][:, None, :] - W.T[None]).sum(axis=2)  # (N, 10): ||W_y - W_k||_1
 others = np.arange(10) != labels[:, None]
-radius = np.where(others, (z[rows, labels][:, None] - z) / np.where(others, size, 1.0), np.inf).min(axis=1)
+radius = np.where(others, (z[every, labels][:, None] - z) / np.where(others, size, 1.0), np.inf).min(axis=1)
 for eps in (0.05, 0.1, 0.15):
     unboxed = fgsm(regression, images, labels, eps=eps, bounds=(-1.0, 2.0))
     assert not unboxed.success[radius > eps * 1.001].any()  # a certificate is a certificate
@@ -345,12 +355,34 @@ for a, b in (("softmax", "maxout"), ("maxout", "softmax")):
     assert transfer[a, b] < 0.6 < curves[f"{b}, noise"][4] - 0.25  # but a stranger's is far from noise
 
 # %% [markdown]
-# The attacker needs no access to the network, only one of a similar kind. The linear explanation has this for free: both
-# networks have learnt nearly the same w, since they have seen the same digits.
-#
+# The attacker needs no access to the network, only one of a similar kind. The linear explanation has this for free: if both
+# are nearly linear and have seen the same digits, they should have learnt similar weights, and their gradients at an image
+# should point in similar directions. Compare the *cosine* of the angle between them, <g, h> / (||g||_2 ||h||_2), with that of
+# random directions in 784 dimensions, whose size is about 1 / sqrt(784) = 0.036.
+
+
+# %%
+def input_gradient(model):
+    inputs = Tensor(images, requires_grad=True)
+    return grad(cross_entropy(model(inputs), labels, reduction="sum"), inputs)
+
+
+def cosines(g, h):
+    return (g * h).sum(axis=(1, 2, 3)) / (norm(g, "l2") * norm(h, "l2"))
+
+
+between_networks = cosines(input_gradient(regression), input_gradient(maxout))
+between_random = cosines(*rng.standard_normal((2, *images.shape)))
+print(
+    f"cosine between the networks' gradients {between_networks.mean():.2f}, random: spread {between_random.std():.3f}"
+)
+assert between_networks.mean() > 0.25
+assert abs(between_random.std() * np.sqrt(784) - 1) < 0.25
+
+# %% [markdown]
 # ## 7. How to fool yourself
 #
-# Most claims of robustness that did not survive were mistakes of measurement. Here are six, measured.
+# Many a claim of robustness has been a mistake of measurement. Here are six such mistakes, measured.
 #
 # **Dropout left on.** The gradient then belongs to a random half of the network, and the attack hits a network that will not
 # be there. The apparent robustness is large:
@@ -368,16 +400,18 @@ assert accuracy(maxout, with_dropout) > accuracy(maxout, without) + 0.2
 # In npadv `model(x)` is inference, always, and training must be asked for in each call; there is no mode to forget, and
 # attacks call `model(x)`.
 #
-# **No box, or two boxes.** A pixel of -0.1 is no pixel. Much of a digit is paper, at 0, and on paper half of all steps lead out
-# of the box; an attack that takes them is stronger, against inputs that nobody can send. Report what was clipped, and count
-# success on the very images you report.
+# **No box.** A pixel of -0.1 is no pixel. Much of a digit is paper, at 0, and on paper about half of all steps lead out of the
+# box; an attack that takes them is stronger, against inputs that nobody can send. Keep to the box, and count success on the
+# very images you report: clipping afterwards may undo it.
 
 # %%
-free = images + np.float32(eps) * np.sign(grad(cross_entropy(maxout(inputs), labels, reduction="sum"), inputs))
+g = input_gradient(maxout)
+free = images + np.float32(eps) * np.sign(g)
 outside = ((free < 0) | (free > 1)).mean()
-print(
-    f"{outside:.0%} of the pixels left the box; accuracy {accuracy(maxout, free):.1%}, in the box {accuracy(maxout, without):.1%}"
-)
+print(f"{outside:.0%} of the pixels left the box")
+print(f"accuracy {accuracy(maxout, free):.1%}, and {accuracy(maxout, without):.1%} in the box")
+assert np.array_equal(np.clip(free, 0, 1), without)
+assert 0.4 < (free[images == 0] < 0).mean() < 0.6
 assert 0.2 < outside < 0.5
 assert accuracy(maxout, free) < accuracy(maxout, without)
 
@@ -400,22 +434,29 @@ assert accuracy(maxout, without) <= right  # knowing the labels helps
 
 # %% [markdown]
 # **A saturated softmax.** Multiply all logits by 1000. Not one answer changes, but the probabilities become so nearly 0 and 1
-# that, in float32, the gradient of the loss, (probabilities - one-hot) times the Jacobian, is exactly zero for every image
-# that is classified right. sign(0) = 0, the attack stands still, and the network looks perfectly robust. Any training or
-# "defence" that makes logits large does this unintentionally.
-
+# that the gradient of the loss, (probabilities - one-hot) times the Jacobian, vanishes: exp(-104) is exactly zero in float32,
+# so an image that is classified right by a margin of more than 0.104 has a gradient of exactly zero. sign(0) = 0, the attack
+# stands still, and the network looks perfectly robust. Any training or "defence" that makes logits large does this
+# unintentionally.
 
 # %%
+assert np.exp(np.float32(-104)) == 0 < np.exp(np.float32(-103))
+
+
 def loud(x):
     return maxout(x) * 1000.0
 
 
 stuck = fgsm(loud, images, labels, eps=0.25)
+flagged = stuck.flags["zero_gradient"]
 print(f"accuracy of the loud network under FGSM {1 - stuck.success.mean():.1%}, clean {accuracy(maxout, images):.1%}")
-assert 1 - stuck.success.mean() == accuracy(maxout, images)  # robust!
-assert np.array_equal(
-    stuck.flags["zero_gradient"], ~wrong_before
-)  # no: the attack never moved, and the library says so
+assert 1 - stuck.success.mean() > accuracy(maxout, images) - 0.03  # robust!
+
+z = predict(maxout, images)
+margins = z[every, labels] - np.where(others, z, -np.inf).max(axis=1)
+assert flagged[margins > 0.105].all()  # no: the attack never moved, and the library says so
+assert flagged.mean() > 0.9
+assert np.array_equal(stuck.x_adv[flagged], images[flagged])
 
 quiet = fgsm(maxout, images, labels, eps=0.25)  # what was found at the usual volume
 assert np.array_equal(predict(loud, quiet.x_adv).argmax(axis=1), quiet.prediction)
@@ -432,7 +473,6 @@ assert not quiet.flags["zero_gradient"].any()
 # nothing without the norm: 784 pixels changed by 0.1 have the l2 norm 2.8.
 
 # %%
-g = grad(cross_entropy(maxout(inputs), labels, reduction="sum"), inputs)
 steps = {kind: steepest_ascent_direction(g, kind) for kind in ("linf", "l2", "l1")}
 for kind, d in steps.items():  # each has size 1 in its own norm, and its gain is the dual norm of g
     np.testing.assert_allclose(norm(d, kind), 1, rtol=1e-4)
@@ -440,6 +480,9 @@ for kind, d in steps.items():  # each has size 1 in its own norm, and its gain i
         (g * d).sum(axis=(1, 2, 3)), norm(g, {"linf": "l1", "l2": "l2", "l1": "linf"}[kind]), rtol=1e-3
     )
 assert np.allclose(norm(np.float32(0.1) * steps["linf"], "l2"), 2.8, rtol=0.05)
+
+scaled = g / norm(g, "l1")[:, None, None, None]  # also of l1 size 1, and far from the best
+assert np.median((g * scaled).sum(axis=(1, 2, 3)) / norm(g, "linf")) < 0.5
 
 same_number = accuracy(maxout, np.clip(images + np.float32(0.1) * steps["l2"], 0, 1))
 same_length = accuracy(maxout, np.clip(images + np.float32(2.8) * steps["l2"], 0, 1))
@@ -499,7 +542,7 @@ rows = [[name, *(f"{value:.1%}" for value in values)] for name, values in column
 print(report.format_table(report.Table(["accuracy", *headings], rows)))
 
 plain_scores, robust_scores = (dict(zip(headings, values, strict=True)) for values in columns.values())
-assert robust_scores["FGSM .15"] > plain_scores["FGSM .15"] + 0.2
+assert robust_scores["FGSM .15"] > max(3 * plain_scores["FGSM .15"], 0.3)
 assert robust_scores["20 steps .1"] > plain_scores["20 steps .1"] + 0.15
 assert robust_scores["transfer .15"] > plain_scores["transfer .15"]
 assert abs(robust_scores["clean"] - plain_scores["clean"]) < 0.06
@@ -516,11 +559,11 @@ show(
 )
 
 # %% [markdown]
-# What it buys: against the attack it was trained on, several times the accuracy; against stronger attacks of a smaller size,
-# most of that, as [WG] 1.3 reports for its larger network; for a training that takes two to three times as long (see the
-# seconds above: each batch is attacked first, and then seen twice), and at little or no cost on clean images. What it does not
-# buy: at the size it was trained for, twenty steps undo much of what one step could not. Whoever publishes the FGSM column
-# alone has fallen into the last trap of section 7.
+# What it buys: against the attack it was trained on, several times the accuracy; some protection from images made for another
+# network; and, as [WG] 1.3 reports for a larger network, protection from stronger attacks of a smaller size. What it
+# costs: the time to attack each batch and then to learn from it twice (see the seconds above), and here little accuracy on
+# clean images. What it does not buy: at the size it was trained for, twenty steps undo much of what one step could not.
+# Whoever publishes the FGSM column alone has fallen into the last trap of section 7.
 #
 # ## Try it
 #

@@ -175,10 +175,10 @@ def _solve(
     label = like(np.array([target]), x)
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        point = Tensor(like(flat.reshape(x.shape), x), requires_grad=True)
-        eta = point - like(centre, x)
-        value = weight * (eta * eta).sum() + cross_entropy(model(point), label, reduction="sum")
-        return value.item(), to_numpy(input_gradient(value, point)).ravel().astype(np.float64)
+        point, eta = Tensor(like(flat.reshape(x.shape), x), requires_grad=True), flat - centre.ravel()
+        loss = cross_entropy(model(point), label, reduction="sum")
+        g = to_numpy(input_gradient(loss, point)).ravel()
+        return weight * float(eta @ eta) + loss.item(), 2 * weight * eta + g
 
     solution = minimize(
         objective,
