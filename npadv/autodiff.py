@@ -27,13 +27,18 @@ import numpy as np
 
 from npadv.backend import Array, is_array, to_device, to_numpy, xp_of
 
+if TYPE_CHECKING:
+    from npadv.ops.operators import Operators  # x + y and x.sum(): declared where they are installed
+else:
+    Operators = object
+
 Rule = Callable[..., Any]
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 _next_order = count().__next__
 
 
-class Tensor:
+class Tensor(Operators):
     """An array, and how it was made.
 
     Parameters
@@ -176,11 +181,11 @@ class Tensor:
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.mark_changed()
-        self.data[_plain(index)] = _plain(value)
+        self.data[plain_index(index)] = plain_index(value)
 
     def assign(self, value: Any) -> None:
         """Copy ``value`` into ``data`` in place (shapes must agree) and mark the change."""
-        value = _plain(value)
+        value = plain_index(value)
         if np.shape(value) != self.shape:
             raise ValueError(f"assign(value): expected shape {self.shape}, got {np.shape(value)}")
         self.mark_changed()
@@ -191,38 +196,6 @@ class Tensor:
         self.mark_changed()
         self.data = to_device(self.data, device)
         return self
-
-    if TYPE_CHECKING:  # the operators and methods that npadv/ops/operators.py installs, spelled out for type checkers
-        T: Tensor
-
-        def __add__(self, other: Any) -> Tensor: ...
-        def __radd__(self, other: Any) -> Tensor: ...
-        def __sub__(self, other: Any) -> Tensor: ...
-        def __rsub__(self, other: Any) -> Tensor: ...
-        def __mul__(self, other: Any) -> Tensor: ...
-        def __rmul__(self, other: Any) -> Tensor: ...
-        def __truediv__(self, other: Any) -> Tensor: ...
-        def __rtruediv__(self, other: Any) -> Tensor: ...
-        def __pow__(self, other: Any) -> Tensor: ...
-        def __rpow__(self, other: Any) -> Tensor: ...
-        def __matmul__(self, other: Any) -> Tensor: ...
-        def __rmatmul__(self, other: Any) -> Tensor: ...
-        def __neg__(self) -> Tensor: ...
-        def __abs__(self) -> Tensor: ...
-        def __eq__(self, other: object) -> Array: ...
-        def __ne__(self, other: object) -> Array: ...
-        def __lt__(self, other: Any) -> Array: ...
-        def __le__(self, other: Any) -> Array: ...
-        def __gt__(self, other: Any) -> Array: ...
-        def __ge__(self, other: Any) -> Array: ...
-        def __getitem__(self, index: Any) -> Tensor: ...
-        def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...  # noqa: D102
-        def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...  # noqa: D102
-        def max(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...  # noqa: D102
-        def min(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...  # noqa: D102
-        def reshape(self, *shape: Any) -> Tensor: ...  # noqa: D102
-        def transpose(self, *axes: Any) -> Tensor: ...  # noqa: D102
-        def astype(self, dtype: Any) -> Tensor: ...  # noqa: D102
 
 
 class Operation:
@@ -271,7 +244,8 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Make a function of arrays into a primitive: on Tensors it is recorded, on plain arrays it is just itself.
 
     Positional arguments may be Tensors and are differentiated; keyword arguments are settings and are not.
-    The function must not keep or change its arguments in place.
+    The function must not keep or change its arguments in place. Its name is its place in ``PRIMITIVES``; a second primitive
+    of the same name takes that place, as when a notebook's cell is run again.
 
     >>> import npadv
     >>> @npadv.primitive
@@ -356,6 +330,8 @@ def defvjp(function: Callable[..., Any], *rules: Rule | None, variadic: bool = F
 
 def positional_parameters(function: Callable[..., Any]) -> list[str]:
     """Return the names of the arguments that a primitive is differentiated in: those that are not keyword-only."""
+    if isinstance(function, np.ufunc):  # whose signature also has an array for the output
+        return [f"x{i}" for i in range(function.nin)]
     kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     return [p.name for p in signature(function).parameters.values() if p.kind in kinds]
 
@@ -397,6 +373,11 @@ def value_of(x: Any) -> Any:
     Rules use it for what is constant in the neighbourhood of a point: a mask, an index, a sign.
     """
     return x.data if isinstance(x, Tensor) else x
+
+
+def plain_index(x: Any) -> Any:
+    """Return an index, or a value, with the Tensors in it replaced by their arrays."""
+    return tuple(map(value_of, x)) if isinstance(x, tuple) else value_of(x)
 
 
 # The walk -------------------------------------------------------------------------------------------------------------
@@ -537,7 +518,3 @@ def _refuse_changed(node: Tensor) -> None:
         f"grad: an argument of {node._op.name} (recorded with shapes {shapes}), or its result, was changed in place "  # type: ignore[union-attr]
         "after it was recorded; its gradient can no longer be computed. Take the gradient before the change, or recompute"
     )
-
-
-def _plain(x: Any) -> Any:
-    return tuple(map(value_of, x)) if isinstance(x, tuple) else value_of(x)

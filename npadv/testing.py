@@ -43,7 +43,8 @@ def check_grads(
     rtol : tuple of float
         Relative tolerance of each order; the last serves all further ones.
     atol : float
-        Absolute tolerance, times the size of what is compared (but at least 1): rounding errors of the difference.
+        Absolute tolerance, times the size of what is compared (but at least 1): rounding errors of the difference. Let
+        ``f`` return numbers of about size 1; the errors of much smaller ones would pass for rounding.
 
     Examples
     --------

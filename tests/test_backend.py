@@ -76,16 +76,13 @@ def test_an_unknown_device_is_named():
 
 def test_without_cupy_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)  # what `import cupy` then raises is an ImportError
-    with pytest.raises(
-        RuntimeError, match=r"'cuda' needs CuPy, which is not installed: pip install \"npadv\[gpu-cuda13\]\""
-    ):
+    with pytest.raises(RuntimeError, match=r'needs CuPy, which is not installed: pip install "npadv\[gpu-cuda13\]"'):
         to_device(np.ones(2), "cuda")
 
 
-@pytest.mark.usefixtures("cupy")
-def test_without_a_device_the_message_says_so(monkeypatch):
+def test_without_a_device_the_message_says_so(monkeypatch, cupy):
     monkeypatch.setattr(sys.modules["cupy"], "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="CuPy sees no CUDA device"):
+    with pytest.raises(RuntimeError, match=r"CuPy.* no CUDA device"):
         require_cupy()
 
 

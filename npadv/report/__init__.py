@@ -4,6 +4,7 @@ The report knows nothing of models or attacks. matplotlib and Jinja2 are importe
 ``pip install "npadv[demo]"`` brings both.
 """
 
+from npadv.report.canvas import png
 from npadv.report.curves import accuracy_curves, learning_curves
 from npadv.report.grids import Attacked, compare_attacks, examples, image_grid
 from npadv.report.page import Section, render_page, write_page
@@ -19,6 +20,7 @@ __all__ = [
     "format_table",
     "image_grid",
     "learning_curves",
+    "png",
     "render_page",
     "write_page",
 ]
