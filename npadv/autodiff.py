@@ -28,7 +28,7 @@ import numpy as np
 from npadv.backend import Array, is_array, to_device, to_numpy, xp_of
 
 if TYPE_CHECKING:
-    from npadv.ops.operators import Operators  # x + y and x.sum(): declared where they are installed
+    from npadv.declarations import Operators  # x + y, x.sum(): installed by the operations, a floor above
 else:
     Operators = object
 

@@ -124,7 +124,9 @@ def project(x: Array, center: Array, eps: Any, kind: str, bounds: tuple[float, f
         raise ValueError(f"project(bounds): expected low <= high, got {bounds}")
     if x.size == 0:
         return x.copy()
-    if bounds is not None and not bounds[0] <= float(center.min()) <= float(center.max()) <= bounds[1]:
+    if bounds is not None and not (
+        bounds[0] <= center.min() and center.max() <= bounds[1]
+    ):  # in center's own precision
         raise ValueError(
             f"project(center): expected values in the box [{bounds[0]}, {bounds[1]}], "
             f"got from {float(center.min())} to {float(center.max())}"

@@ -5,6 +5,10 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
+# Small matrices gain nothing from OpenBLAS's threads, and on a busy machine they wait for each other. Read when NumPy is
+# first imported, which is after this line.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 settings.register_profile(
     "default",
     deadline=None,

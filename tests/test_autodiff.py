@@ -78,13 +78,18 @@ def test_repr_shows_values_dtype_and_whether_gradients_are_recorded():
     assert "..." in repr(Tensor(np.zeros(1000)))
 
 
-@pytest.mark.parametrize("compare", [operator.lt, operator.le, operator.gt, operator.ge])
+@pytest.mark.parametrize("compare", [operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne])
 def test_comparisons_are_plain_boolean_arrays(compare):
     a, b = np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 2.0])
     expected = compare(a, b).tolist()
     for result in (compare(leaf(a), b), compare(leaf(a), leaf(b)), compare(a, leaf(b)), compare(leaf(a), 2)):
         assert type(result) is np.ndarray
         assert result.tolist() == expected
+
+
+def test_a_tensor_is_hashed_by_identity():
+    x, y = leaf([1, 2]), leaf([1, 2])
+    assert {x: "x", y: "y"}[x] == "x"
 
 
 OPERATORS = [operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.matmul]
@@ -318,6 +323,13 @@ def test_rules_are_counted_and_may_refuse(registry):
     assert positional_parameters(pick) == ["x", "which"]
 
 
+def test_a_ufunc_may_become_a_primitive(registry):
+    sine = primitive(np.sin)
+    defvjp(sine, lambda g, y, x: g * ops.sqrt(1 - y * y))  # where the cosine is positive
+    check_grads(sine, [np.array([0.3, -1.2])])
+    assert positional_parameters(np.arctan2) == ["x0", "x1"]
+
+
 def test_a_plain_function_is_no_primitive():
     with pytest.raises(TypeError, match="expected a function made by @primitive, got <built-in function len>"):
         defvjp(len, lambda g, y, x: g)
@@ -494,10 +506,10 @@ def test_a_change_elsewhere_is_nobodys_business():
     _ = (other * x).sum()
     other[0] = 5
     assert grad(y, x).tolist() == [2, 4]
-    half = Tensor(np.zeros(2))
-    half[:] = leaf([1, 2])
-    half.assign(half.data + 1)
-    assert half.data.tolist() == [2, 3]
+    constant = Tensor(np.zeros(2))
+    constant[:] = leaf([1, 2])
+    constant.assign(constant.data + 1)
+    assert grad((x * constant).sum(), x).tolist() == [2, 3]  # what changed before the record is part of it
 
 
 def test_assign_and_to_check_what_they_are_given():

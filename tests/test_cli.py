@@ -167,11 +167,8 @@ def test_an_unfinished_run_is_neither_overwritten_nor_continued_as_another(inter
 
 # What goes wrong ------------------------------------------------------------------------------------------------------
 
-NETWORK_NAMES, INTEGER, NUMBER = (
-    ", ".join(NETWORKS),
-    "expected an integer of at least",
-    "expected a finite number of at least 0",
-)
+INTEGER, NUMBER = "expected an integer of at least", "expected a finite number of at least 0"
+NAMES = ", ".join(NETWORKS)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import distinct, laid_out, layouts, seeds, smooth
 
-from npadv import Tensor, grad, nn
+from npadv import Tensor, grad, nn, ops
+from npadv.autodiff import value_of
 from npadv.files import save_arrays
 from npadv.functional import cross_entropy
 from npadv.nn import (
@@ -146,6 +147,40 @@ def test_every_module_has_a_case():
 
 
 # Layers by their formulas ---------------------------------------------------------------------------------------------
+
+
+OPERATIONS = {  # each layer's output, from x, its weights w and its bias b
+    "Dense": lambda x, w, b: x @ w + b,
+    "Dense, no bias": lambda x, w, b: x @ w,
+    "Conv2D": lambda x, w, b: ops.conv2d(x, w) + b,
+    "Conv2D, stride, padding": lambda x, w, b: ops.conv2d(x, w, stride=(2, 1), padding=(1, 2)) + b,
+    "Conv2D, dilation, groups": lambda x, w, b: ops.conv2d(x, w, dilation=(3, 2), groups=2) + b,
+    "ConvTranspose2D, every setting": lambda x, w, b: (
+        b + ops.conv_transpose2d(x, w, stride=(2, 3), padding=1, output_padding=(1, 2), dilation=(1, 2), groups=2)
+    ),
+    "MaxPool2D, every setting": lambda x, w, b: ops.max_pool2d(
+        x, (3, 2), stride=(2, 2), padding=(1, 0), ceil_mode=True
+    ),
+    "AvgPool2D": lambda x, w, b: ops.avg_pool2d(x, (3, 2), stride=(1, 2), padding=1),
+    "ReLU": lambda x, w, b: np.maximum(x, 0),
+    "LeakyReLU": lambda x, w, b: np.where(x > 0, x, 0.2 * x),
+    "Tanh": lambda x, w, b: np.tanh(x),
+    "Sigmoid": lambda x, w, b: 1 / (1 + np.exp(-x)),
+    "Flatten": lambda x, w, b: x.reshape(2, 80),
+    "Reshape": lambda x, w, b: x.reshape(2, 10, 8),
+    "Pad2D": lambda x, w, b: np.pad(x, ((0, 0), (0, 0), (2, 2), (2, 2)), constant_values=0.5),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_layer_is_its_operation_with_its_settings(rng, name):
+    shape, build, values, _ = CASES[name]
+    x, layer = values(rng, shape), build(rng).astype(np.float64)
+    w, b = (getattr(layer, part, None) for part in ("weight", "bias"))
+    if b is not None:
+        b.assign(rng.normal(size=b.shape))
+    expected = OPERATIONS[name](x, *(None if p is None else p.data for p in (w, b)))
+    np.testing.assert_allclose(value_of(layer(x)), expected, rtol=1e-14)
 
 
 def test_maxout_takes_the_largest_of_each_units_pieces(rng):

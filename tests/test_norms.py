@@ -227,6 +227,29 @@ def test_projections_neither_under_nor_overflow(kind, scale, eps):
     assert (boxed <= 1).all()
 
 
+@every_norm
+@pytest.mark.parametrize("eps", [np.inf, 1e300])
+def test_a_radius_larger_than_anything_is_no_limit(kind, eps):
+    x = np.array([[3e-300, -4e-300], [0.0, 0.0], [1.0, 2.0]])
+    assert project(x, np.zeros((3, 2)), eps, kind).tolist() == x.tolist()
+
+
+@every_norm
+@reals
+def test_rounding_takes_nothing_out_of_the_box_nor_far_out_of_the_ball(kind, dtype):
+    rng = np.random.default_rng(0)
+    low, high = dtype(-0.3), dtype(0.7)
+    center = rng.uniform(low, high, (50, 784)).astype(dtype).clip(low, high)
+    p = project(center + rng.standard_normal(center.shape).astype(dtype), center, 3, kind, (-0.3, 0.7))
+    assert p.dtype == dtype
+    assert low <= p.min()
+    assert p.max() <= high
+    digit = np.finfo(dtype).eps
+    assert (norm(p.astype(float) - center, kind) <= 3 + 784 * digit).all()
+    centered = project(rng.standard_normal(center.shape).astype(dtype), np.zeros_like(center), 3, kind)
+    np.testing.assert_array_less(norm(centered.astype(float), kind), 3 * (1 + 10 * digit))
+
+
 def test_the_l1_projection_shares_among_equal_entries():
     x = np.array([[2.0, -2.0, 2.0, 2.0], [5.0, 5.0, 1.0, 0.0]])
     np.testing.assert_allclose(
