@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import seeds
 
-from npadv import Tensor, grad, nn, ops
+from npadv import Tensor, nn, ops
 from npadv.attacks import AttackResult, LBFGSResult, fgsm, lbfgs
 from npadv.functional import cross_entropy, softmax
 from npadv.nn import BatchNorm, Dense, Dropout, Flatten, ReLU, Sequential
@@ -103,6 +103,7 @@ def test_fgsm_takes_no_part_of_a_step_in_a_pixel_that_does_not_matter():
     w = np.array([[1.0, -1.0], [0.0, 0.0]])
     result = fgsm(lambda x: x @ w, np.array([[0.5, 0.5]]), np.array([0]), eps=0.1)
     np.testing.assert_array_equal(result.x_adv, [[0.4, 0.5]])
+    assert not result.flags["zero_gradient"][0]
 
 
 # L-BFGS finds the nearest point of another class ------------------------------------------------------------------------
@@ -154,10 +155,15 @@ def test_lbfgs_keeps_each_trial_of_its_search():
         assert len(trials) == 9
         assert trials[0].weight == 0.5
         assert result.distance[i] == pytest.approx(min(t.distance for t in trials if t.success), rel=1e-14)
-        largest = max(
-            t.weight for t in trials if t.success
-        )  # success and failure bracket lambda, with a gap that halves
-        assert all(t.weight > largest for t in trials if not t.success)
+        for k in range(
+            1, 9
+        ):  # by tens until success and failure bracket lambda, then by halves of the gap in log lambda
+            most, least = (
+                max((t.weight for t in trials[:k] if t.success), default=None),
+                min((t.weight for t in trials[:k] if not t.success), default=None),
+            )
+            bracketed = most and least and np.sqrt(most * least)
+            assert trials[k].weight == pytest.approx(bracketed or (most and 10 * most) or (least and least / 10))
 
 
 def test_lbfgs_says_when_it_found_nothing():
@@ -306,6 +312,15 @@ def test_a_gradient_that_vanishes_is_flagged_and_nothing_is_moved():
     np.testing.assert_array_equal(ignorant.x_adv, x)
 
 
+def test_the_smallest_of_gradients_does_not_vanish_in_company():
+    """The loss is summed: a mean over 64 would divide a gradient near 1e-44, in float32, down to 0."""
+    model, x = lambda x: x @ np.array([[51.5, -51.5]], np.float32), np.ones((64, 1), np.float32)
+    for n in (1, 64):
+        result = fgsm(model, x[:n], np.zeros(n, int), eps=0.25)
+        assert not result.flags["zero_gradient"].any()
+        np.testing.assert_array_equal(result.x_adv, 0.75)
+
+
 def test_a_gradient_that_is_not_finite_is_flagged_and_the_rest_of_it_used():
     x = np.array([[0.0, 0.5], [0.5, 0.5]])
     with np.errstate(divide="ignore", invalid="ignore"):  # the root's slope at 0
@@ -407,16 +422,3 @@ def test_logits_that_happen_to_sum_to_1_on_the_way_are_not_taken_for_probabiliti
     """Only the examples are looked at: the attack ends at the boundary, where this model's logits are (.5, .5)."""
     result = lbfgs(lambda x: x @ np.array([[-20.0, 20.0]]) + np.array([10.5, -9.5]), np.array([[0.3]]), searches=12)
     np.testing.assert_allclose(result.x_adv, [[0.5]], atol=1e-3)
-
-
-def test_the_gradient_attacks_use_is_the_summed_losss(rng):
-    """An attack's direction is the sign of each example's own gradient, not of the batch's mean."""
-    model, x = network(rng), rng.random((3, 1, 2, 2), np.float32)
-    y = np.array([0, 1, 2])
-    own = []
-    for i in range(3):
-        point = Tensor(x[i : i + 1], requires_grad=True)
-        own.append(grad(cross_entropy(model(point), y[i : i + 1]), point)[0])
-    np.testing.assert_array_equal(
-        fgsm(model, x, y, eps=0.125).x_adv, np.clip(x + np.float32(0.125) * np.sign(own), 0, 1)
-    )

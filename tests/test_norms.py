@@ -244,10 +244,11 @@ def test_rounding_takes_nothing_out_of_the_box_nor_far_out_of_the_ball(kind, dty
     assert p.dtype == dtype
     assert low <= p.min()
     assert p.max() <= high
-    digit = np.finfo(dtype).eps
+    digit = max(np.finfo(dtype).eps, 1e-14)
     assert (norm(p.astype(float) - center, kind) <= 3 + 784 * digit).all()
-    centered = project(rng.standard_normal(center.shape).astype(dtype), np.zeros_like(center), 3, kind)
-    np.testing.assert_array_less(norm(centered.astype(float), kind), 3 * (1 + 10 * digit))
+    radius = {"l1": 300, "l2": 10, "linf": 1}[kind]  # around 0 nothing is lost but the last digit of each step
+    centered = project(rng.standard_normal(center.shape).astype(dtype), np.zeros_like(center), radius, kind)
+    assert (norm(centered.astype(float), kind) <= radius * (1 + digit)).all()
 
 
 def test_the_l1_projection_shares_among_equal_entries():
