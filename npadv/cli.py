@@ -70,7 +70,7 @@ def build_parser() -> Parser:
     )
     train.add_argument("--adversarial", type=_number, metavar="EPS", help="train adversarially, with FGSM at this eps")
     train.add_argument(
-        "--alpha", type=_number, default=0.5, metavar="A", help="weight of the clean examples (default: 0.5)"
+        "--alpha", type=_number, metavar="A", help="with --adversarial, the weight of the clean examples (default: 0.5)"
     )
     train.add_argument("--resume", action="store_true", help="continue from the checkpoint in the folder")
     _common(train, out="runs/NETWORK-SEED", out_help="folder for weights.npz, result.json and checkpoint.npz")
@@ -140,6 +140,8 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    if arguments.alpha is not None and arguments.adversarial is None:
+        raise ValueError("--alpha: expected together with --adversarial EPS")
     from npadv.experiment import train_network
 
     train_network(
@@ -148,7 +150,7 @@ def _train(arguments: argparse.Namespace) -> None:
         epochs=arguments.epochs,
         step_size=arguments.step_size,
         adversarial=arguments.adversarial,
-        alpha=arguments.alpha,
+        alpha=0.5 if arguments.alpha is None else arguments.alpha,
         device=arguments.device,
         seed=arguments.seed,
         out=arguments.out or Path("runs") / f"{arguments.network}-{arguments.seed}",
@@ -165,6 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("npadv: interrupted", file=sys.stderr)
         return 130
+    except (NotImplementedError, RecursionError):  # RuntimeErrors too, but ours
+        raise
     except (ValueError, RuntimeError, OSError, ImportError, FloatingPointError) as error:
         # What a user can get wrong is raised as one of these, with a sentence that says what; the rest is our fault and
         # keeps its traceback.

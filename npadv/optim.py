@@ -66,6 +66,10 @@ class StepDecay:
     every: int
     factor: float = 0.5
 
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"StepDecay(every): expected at least 1 epoch, got {self.every}")
+
     def __call__(self, update: int, epoch: int) -> float:
         """Return the value in the given epoch."""
         return float(self.initial * self.factor ** (epoch // self.every))
@@ -85,6 +89,10 @@ class Linear:
     final: float
     end: int
     start: int = 0
+
+    def __post_init__(self) -> None:
+        if self.end <= self.start:
+            raise ValueError(f"Linear(end): expected an epoch after the start, {self.start}, got {self.end}")
 
     def __call__(self, update: int, epoch: int) -> float:
         """Return the value in the given epoch."""

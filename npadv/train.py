@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -223,11 +224,13 @@ def fit(
         if checkpoint is not None:
             save_checkpoint(checkpoint, place, training, callbacks, rng)
 
+    step = partial(update, model, loss, optimizer, rng=rng)
     with _interrupts_held() as interrupted:
         while place.epoch < epochs and not training.stop:
-            _run_epoch(
-                training, loss, data, place, rng, update, f"{label} {place.epoch + 1}/{epochs}", progress, interrupted
-            )
+            if place.order is None:
+                place.order = rng.permutation(len(data))
+            bar = partial(track, label=f"{label} {place.epoch + 1}/{epochs}", show=progress)
+            _run_epoch(step, data, place, _reference(model), bar, interrupted)
             if not interrupted():  # else the epoch's end, too, is left to the run that resumes
                 training.history.append(_row(training, place, validation))
                 place.epoch, place.batch, place.order, place.total, place.seconds = place.epoch + 1, 0, None, 0.0, 0.0
@@ -244,33 +247,20 @@ def fit(
 
 
 def _run_epoch(
-    training: Training,
-    loss: Loss,
+    step: Callable[[Any, Any], Any],
     data: Split,
     place: Progress,
-    rng: np.random.Generator,
-    update: Callable[..., Any],
-    label: str,
-    progress: bool | None,
+    reference: Any,
+    bar: Callable[..., Iterator[Any]],
     interrupted: Callable[[], bool],
 ) -> None:
     """Run what is left of an epoch, or what an interrupt lets run; ``place`` says how far it came."""
-    if place.order is None:
-        place.order = rng.permutation(len(data))
-    reference = _reference(training.model)
-    total = xp_of(reference).asarray(
-        place.total
-    )  # a sum where the losses are: reading it each step would wait for a GPU
-    count = -(-len(data) // place.batch_size)
     started = time.perf_counter()
-    rest = (
-        batches(data, place.batch_size, order=place.order[place.batch * place.batch_size :])
-        if place.batch < count
-        else ()
-    )
-    for x, y in track(rest, total=count, label=label, show=progress, initial=place.batch):
-        value = update(training.model, loss, training.optimizer, like(x, reference), like(y, reference), rng=rng)
-        total = total + value.astype(np.float64) * len(x)
+    count = -(-len(data) // place.batch_size)
+    rest = _remaining(data, place) if place.batch < count else ()
+    total = xp_of(reference).asarray(place.total)  # summed where the losses are: reading each would wait for a GPU
+    for x, y in bar(rest, total=count, initial=place.batch):
+        total = total + step(like(x, reference), like(y, reference)).astype(np.float64) * len(x)
         place.batch += 1
         if interrupted():
             break
@@ -280,6 +270,12 @@ def _run_epoch(
         raise FloatingPointError(
             f"fit: the training loss is {place.total} in epoch {place.epoch + 1}; try a smaller step size"
         )
+
+
+def _remaining(data: Split, place: Progress) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Return the batches of the running epoch that are still to come."""
+    assert place.order is not None
+    return batches(data, place.batch_size, order=place.order[place.batch * place.batch_size :])
 
 
 def _row(training: Training, place: Progress, validation: Split | None) -> dict[str, Any]:
@@ -305,13 +301,13 @@ def _reference(model: Any) -> Any:
 def _interrupts_held() -> Iterator[Callable[[], bool]]:
     """Hold a first Ctrl-C until the running step is done, and yield a function that tells of it; a second one is immediate.
 
-    Only the main thread may handle signals; elsewhere nothing is held.
+    Only the main thread may handle signals; elsewhere, and where Ctrl-C is ignored (nohup), nothing is held.
     """
-    if threading.current_thread() is not threading.main_thread():
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous is signal.SIG_IGN:
         yield lambda: False
         return
     pressed = False
-    previous = signal.getsignal(signal.SIGINT)
 
     def remember(number: int, frame: Any) -> None:
         nonlocal pressed

@@ -287,6 +287,16 @@ def test_examples_that_were_wrong_before_are_flagged(rng, attack):
     np.testing.assert_array_equal(attack(model, x, y, targeted=True).flags["already_wrong"], [1, 1, 1, 0, 0, 0])
 
 
+def test_lbfgs_leaves_an_example_alone_that_is_where_it_should_be(rng):
+    model, x = network(rng), rng.random((3, 1, 2, 2), np.float32)
+    own = model(x).data.argmax(axis=1)
+    result = lbfgs(model, x, own, targeted=True, **QUICK)
+    np.testing.assert_array_equal(result.x_adv, x)
+    assert result.success.all()
+    assert (result.distance == 0).all()
+    assert result.trials == ((), (), ())
+
+
 def test_queries_are_counted_as_they_are_made(rng):
     x = rng.random((4, 1, 2, 2), np.float32)
     model = Counted(network(rng))

@@ -546,8 +546,7 @@ def test_a_chain_of_100_000_operations_is_differentiated_and_freed_without_recur
     x = leaf(2)
     y = chain(x, LONG)
     assert grad(y, x) == 1
-    last = weakref.ref(y)
-    first = weakref.ref(y)
+    last = first = weakref.ref(y)
     while (argument := first()._args[0]) is not x:
         first = weakref.ref(argument)
     del y, argument
@@ -583,9 +582,7 @@ def test_every_step_gives_its_memory_back(no_collector):
     before = tracemalloc.get_traced_memory()[0]
     for _ in range(20):
         step()
-    assert (
-        gc.collect() == 0
-    )  # no cycles: nothing waited for the collector, which now clears the interpreter's free lists
+    assert gc.collect() == 0  # no cycles waited for the collector, which also clears the interpreter's free lists
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert grown < 1000  # of the 8000 bytes of x alone

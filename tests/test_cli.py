@@ -194,6 +194,12 @@ def test_a_wrong_option_is_one_line_that_names_it(run, tmp_path, monkeypatch, op
     assert os.listdir(tmp_path) == []
 
 
+def test_a_weight_of_clean_examples_without_adversarial_ones_is_refused(run, tmp_path):
+    code, _, err = run(*TRAIN, "--alpha", "0.5", "--out", tmp_path / "run")
+    assert (code, err) == (2, "npadv train: --alpha: expected together with --adversarial EPS\n")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -148,6 +148,13 @@ def test_schedules_give_the_published_numbers():
     assert Linear(1.0, 3.0, start=10, end=20)(0, 15) == 2.0
 
 
+def test_a_schedule_that_goes_nowhere_is_refused():
+    with pytest.raises(ValueError, match="Linear\\(end\\): expected an epoch after the start, 5, got 5"):
+        Linear(0.5, 0.7, end=5, start=5)
+    with pytest.raises(ValueError, match="StepDecay\\(every\\): expected at least 1 epoch, got 0"):
+        StepDecay(1.0, every=0)
+
+
 def test_an_optimizer_asks_its_schedules_for_each_update_and_epoch():
     asked = []
 

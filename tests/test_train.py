@@ -358,6 +358,18 @@ def test_the_handler_is_held_while_it_runs_and_given_back_however_it_ends(end):
         signal.signal(signal.SIGINT, previous)
 
 
+def test_where_ctrl_c_is_ignored_it_stays_ignored():
+    def loss(model, x, y, *, rng):
+        signal.raise_signal(signal.SIGINT)
+        return classification_loss(model, x, y, rng=rng)
+
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert len(interrupted_fit(loss)) == 2
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def test_in_a_thread_no_handler_is_touched():
     before, seen, histories = signal.getsignal(signal.SIGINT), [], []
 

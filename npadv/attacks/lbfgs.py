@@ -108,12 +108,19 @@ def lbfgs(
         raise ValueError(f"searches, max_iterations: expected at least 1, got {searches} and {max_iterations}")
     logits = check_first_logits(model(x), len(x))
     y = check_targets(y, logits, targeted=targeted)
+    before = logits.argmax(axis=1)
 
     x_adv = x.copy()
-    histories, found = [], []
-    for i, label in enumerate(to_numpy(y).tolist()):
+    histories: list[tuple[Trial, ...]] = []
+    found: list[bool] = []
+    for i, (label, predicted) in enumerate(zip(to_numpy(y).tolist(), to_numpy(before).tolist(), strict=True)):
         targets = [label] if targeted else [k for k in range(logits.shape[1]) if k != label]
-        best, history = None, []
+        if predicted in targets:  # nothing to do: the smallest perturbation is none
+            histories.append(())
+            found.append(True)
+            continue
+        best: tuple[float, np.ndarray] | None = None
+        history: list[Trial] = []
         for target in targets:
             nearest, trials = _search(model, x[i : i + 1], target, bounds, weight, searches, max_iterations)
             history += trials
@@ -134,7 +141,7 @@ def lbfgs(
         kind="l2",
         targeted=targeted,
         queries=queries,
-        before=logits.argmax(axis=1),
+        before=before,
         flags={"not_converged": like(~np.array(found), x)},
     )
     return LBFGSResult(**vars(result), trials=tuple(histories))
