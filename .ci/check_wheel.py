@@ -25,7 +25,12 @@ def main(dist: Path) -> None:
     """Check the wheel and the sdist in a folder."""
     (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     inside = set(zipfile.ZipFile(wheel).namelist())
-    for name in ("npadv/py.typed", "npadv/_kernels/conv2d.cu", "npadv/_kernels/sign_step.cu", "npadv/report/page.html.j2"):
+    for name in (
+        "npadv/py.typed",
+        "npadv/_kernels/conv2d.cu",
+        "npadv/_kernels/sign_step.cu",
+        "npadv/report/page.html.j2",
+    ):
         assert name in inside, f"{wheel.name} has no {name}"
     with tarfile.open(sdist) as archive:
         members = {name.partition("/")[2] for name in archive.getnames()}
