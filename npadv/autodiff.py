@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npadv.backend import Array, is_array, to_device, to_numpy, xp_of
+from npadv.backend import Array, is_array, shape_of, to_device, to_numpy, xp_of
 
 if TYPE_CHECKING:
     from npadv.declarations import Operators  # x + y, x.sum(): installed by the operations, a floor above
@@ -86,7 +86,7 @@ class Tensor(Operators):
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
             raise TypeError("Tensor(data): data is a Tensor already; use .detach() for its values without its history")
-        self.data = data = data if is_array(data) and not isinstance(data, np.generic) else np.asarray(data)
+        self.data = data = _as_array(data)
         if requires_grad and data.dtype.kind != "f":
             raise ValueError(f"Tensor(requires_grad=True): expected a floating-point dtype, got {data.dtype}")
         self.requires_grad = requires_grad
@@ -186,8 +186,8 @@ class Tensor(Operators):
     def assign(self, value: Any) -> None:
         """Copy ``value`` into ``data`` in place (shapes must agree) and mark the change."""
         value = plain_index(value)
-        if np.shape(value) != self.shape:
-            raise ValueError(f"assign(value): expected shape {self.shape}, got {np.shape(value)}")
+        if shape_of(value) != self.shape:
+            raise ValueError(f"assign(value): expected shape {self.shape}, got {shape_of(value)}")
         self.mark_changed()
         self.data[...] = value
 
@@ -277,9 +277,9 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
         if not wrapped:
             return value
         y = Tensor.__new__(Tensor)
-        y.data = value if type(value) is np.ndarray or not isinstance(value, np.generic) else np.asarray(value)
+        y.data = value = value if type(value) is np.ndarray else _as_array(value)
         y.grad = None
-        base = y.data.base  # not None for a view
+        base = value.base  # not None for a view
         y._version = version = [0] if base is None else _version_of(base, args)
         y._order = _next_order()
         if recorded and _recording.get():
@@ -298,6 +298,11 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
     apply.operation = op  # type: ignore[attr-defined]
     PRIMITIVES[op.name] = op
     return apply
+
+
+def _as_array(value: Any) -> Array:
+    """Return numbers, NumPy's scalars among them, as arrays of no dimension; an array as it is."""
+    return value if is_array(value) and not isinstance(value, np.generic) else np.asarray(value)
 
 
 def _version_of(base: Array, args: tuple[Any, ...]) -> list[int]:

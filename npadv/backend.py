@@ -43,6 +43,15 @@ def is_array(x: Any) -> bool:
     return isinstance(x, np.ndarray | np.generic) or type(x).__module__.partition(".")[0] == "cupy"
 
 
+def shape_of(x: Any) -> tuple[int, ...]:
+    """Return the shape of an array, or of a number or a list.
+
+    >>> shape_of(np.ones((2, 3))), shape_of([1.0, 2.0])
+    ((2, 3), (2,))
+    """
+    return x.shape if is_array(x) else np.shape(x)
+
+
 def require_cupy() -> ModuleType:
     """Return the ``cupy`` module, or fail with one sentence that says what is missing.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from npadv import ops
 from npadv.autodiff import Tensor, value_of
-from npadv.backend import Array, like, xp_of
+from npadv.backend import Array, like, shape_of, xp_of
 
 REDUCTIONS = ("none", "sum", "mean")
 
@@ -204,5 +204,5 @@ def _require_rank(x: Any, rank: int, name: str, form: str) -> None:
 
 
 def _require_shape(x: Any, shape: tuple[int, ...], name: str) -> None:
-    if np.shape(value_of(x)) != tuple(shape):
-        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {np.shape(value_of(x))}")
+    if shape_of(value_of(x)) != tuple(shape):
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {shape_of(value_of(x))}")

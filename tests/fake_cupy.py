@@ -1,0 +1,209 @@
+"""A stand-in for ``cupy``, to run the GPU's code path on a machine without a GPU.
+
+A device array is a NumPy array in a wrapper that NumPy refuses and that refuses NumPy arrays, so that every accidental mix
+of host and device raises, as it does with CuPy. What waits for the device (``get``, ``item``, ``float``, ``bool``) and what
+crosses over to it (``asarray``) is counted. Kernels run their own source, one thread after another
+(``kernels/cpu/serial.h``).
+"""
+
+import contextlib
+import functools
+import operator
+import sys
+import types
+
+import numpy as np
+from test_kernels import compile_serial, signatures
+
+COUNTS = {"waits": 0, "uploads": 0, "launches": 0}
+
+
+NAMES = """
+abs arange argsort ascontiguousarray broadcast_to clip concatenate copy cumsum empty exp eye full isfinite log log1p maximum
+may_share_memory minimum ones_like pad sign sqrt stack take_along_axis tanh where zeros zeros_like
+"""
+
+
+def unwrap(value):
+    if isinstance(value, ndarray):
+        return value.host
+    if isinstance(value, np.ndarray):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    if isinstance(value, tuple | list):
+        return type(value)(map(unwrap, value))
+    return value
+
+
+def wrap(value):
+    if isinstance(value, np.ndarray | np.generic):
+        return ndarray(np.asarray(value))  # a reduction gives an array of no dimension, not a number
+    return type(value)(map(wrap, value)) if isinstance(value, tuple | list) else value
+
+
+def on_device(function):
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        return wrap(function(*map(unwrap, args), **{name: unwrap(value) for name, value in kwargs.items()}))
+
+    return call
+
+
+class ndarray:
+    __module__ = "cupy"
+    __array_ufunc__ = None
+    device = contextlib.nullcontext()
+
+    def __init__(self, host):
+        self.host = host
+
+    @property
+    def base(self):
+        return None if self.host.base is None else ndarray(self.host.base)
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+
+    def __array_function__(self, function, *args):
+        raise TypeError(f"numpy.{function.__name__} was called on a device array")
+
+    def get(self):
+        COUNTS["waits"] += 1
+        return self.host.copy()
+
+    def item(self):
+        COUNTS["waits"] += 1
+        return self.host.item()
+
+    def __float__(self):
+        return float(self.item())
+
+    def __int__(self):
+        return int(self.item())
+
+    def __bool__(self):
+        return bool(self.item())
+
+    def __len__(self):
+        return len(self.host)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __setitem__(self, index, value):
+        self.host[unwrap(index)] = unwrap(value)
+
+
+for _name in ("shape", "dtype", "ndim", "size", "flags", "T"):
+    setattr(ndarray, _name, property(lambda self, name=_name: wrap(getattr(self.host, name))))
+for _name in (
+    "all",
+    "any",
+    "argmax",
+    "argmin",
+    "astype",
+    "copy",
+    "max",
+    "mean",
+    "min",
+    "ravel",
+    "reshape",
+    "sum",
+    "transpose",
+):
+    setattr(ndarray, _name, on_device(getattr(np.ndarray, _name)))
+
+
+def binary(function, swapped=False):
+    device_function = on_device((lambda a, b: function(b, a)) if swapped else function)
+
+    def call(self, other):
+        if not isinstance(other, ndarray) and getattr(other, "__array_ufunc__", self) is None:
+            return NotImplemented  # as CuPy leaves it to a Tensor
+        return device_function(self, other)
+
+    return call
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "mod", "and", "or"):
+    setattr(ndarray, f"__{_name}__", binary(getattr(operator, f"__{_name}__")))
+    setattr(ndarray, f"__r{_name}__", binary(getattr(operator, f"__{_name}__"), swapped=True))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "abs", "invert", "getitem"):
+    setattr(ndarray, f"__{_name}__", on_device(getattr(operator, f"__{_name}__")))
+
+
+def in_place(function):
+    def call(self, other):
+        function(self.host, unwrap(other))
+        return self
+
+    return call
+
+
+for _name in ("iadd", "isub", "imul", "itruediv"):
+    setattr(ndarray, f"__{_name}__", in_place(getattr(operator, f"__{_name}__")))
+
+
+class RawModule:
+    def __init__(self, *, code, options):
+        self.code, self.library = code, compile_serial(code, options)
+
+    def get_function(self, name):
+        def launch(grid, block, args):
+            COUNTS["launches"] += 1
+            kinds = signatures(self.code)[name]
+            cells = [
+                np.array([a.host.ctypes.data if kind.endswith("*") else a]) for a, kind in zip(args, kinds, strict=True)
+            ]
+            pointers = (np.ctypeslib.ctypes.c_void_p * len(cells))(*[cell.ctypes.data for cell in cells])
+            getattr(self.library, f"{name}_serial")(grid[0], block[0], pointers)
+
+        return launch
+
+
+def asarray(value, dtype=None):
+    if isinstance(value, ndarray):
+        return value if dtype is None or value.dtype == dtype else value.astype(dtype)
+    COUNTS["uploads"] += 1
+    return ndarray(np.array(value, dtype=dtype))
+
+
+def module():
+    """Return the stand-in as a module named ``cupy``."""
+    fake = types.ModuleType("cupy")
+    own = {"ndarray": ndarray, "RawModule": RawModule, "asarray": asarray, "is_available": lambda: True}
+    for name in NAMES.split():
+        own[name] = on_device(getattr(np, name))
+    own["add"] = types.SimpleNamespace(
+        at=lambda target, index, values: np.add.at(target.host, unwrap(index), unwrap(values))
+    )
+    own["ogrid"] = type("Grid", (), {"__getitem__": lambda self, index: wrap(np.ogrid[index])})()
+    windows = on_device(np.lib.stride_tricks.sliding_window_view)
+    own["lib"] = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(sliding_window_view=windows))
+    own.update(inf=np.inf, float32=np.float32, float64=np.float64, __version__="0 (a stand-in)")
+    properties = {"name": b"no card"}
+    own["cuda"] = types.SimpleNamespace(
+        Device=lambda: types.SimpleNamespace(id=0),
+        runtime=types.SimpleNamespace(getDeviceProperties=lambda number: properties),
+    )
+    vars(fake).update(own)
+    return fake
+
+
+@contextlib.contextmanager
+def installed():
+    """Let ``import cupy`` find the stand-in; count from zero."""
+    from npadv import kernels
+
+    before = sys.modules.get("cupy")
+    sys.modules["cupy"] = module()
+    kernels._cupy.cache_clear()
+    functions, kernels._functions = kernels._functions, {}
+    COUNTS.update(dict.fromkeys(COUNTS, 0))
+    try:
+        yield COUNTS
+    finally:
+        kernels._functions = functions
+        kernels._cupy.cache_clear()
+        sys.modules.pop("cupy")
+        if before is not None:
+            sys.modules["cupy"] = before

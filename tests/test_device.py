@@ -1,0 +1,175 @@
+"""The swap: the same code on device arrays, through a stand-in for CuPy that refuses to mix host and device."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+
+import fake_cupy
+import numpy as np
+import pytest
+
+from npadv import nn
+from npadv.attacks import fgsm, lbfgs
+from npadv.backend import to_numpy
+from npadv.cli import main
+from npadv.data import Split
+from npadv.defenses import adversarial_training
+from npadv.functional import kl_divergence
+from npadv.gan import GAN, Players, play
+from npadv.norms import NORMS, norm, project, steepest_ascent_direction
+from npadv.optim import SGD, Adam
+from npadv.train import classification_loss, evaluate, fit
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="g++, which runs the kernels here, is not installed"
+)
+
+
+@pytest.fixture
+def counts():
+    with fake_cupy.installed() as counts:
+        yield counts
+
+
+@pytest.fixture
+def split(rng):
+    images = rng.random((24, 1, 8, 8), np.float32)
+    return Split(images, (images[:, 0, :4].mean(axis=(1, 2)) > images[:, 0, 4:].mean(axis=(1, 2))).astype(np.int64))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def convnet():
+    rng = np.random.default_rng(1)
+    return nn.Sequential(
+        nn.Standardize(0.5, 0.3),
+        nn.Conv2D(1, 4, 3, padding=1, rng=rng),
+        nn.BatchNorm(4),
+        nn.ReLU(),
+        nn.MaxPool2D(2),
+        nn.MaxoutConv2D(4, 3, 2, 3, rng=rng),
+        nn.AvgPool2D(2),
+        nn.Flatten(),
+        nn.Dropout(0.25),
+        nn.Maxout(3, 6, 2, rng=rng, max_norm=1.5),
+        nn.Dense(6, 2, rng=rng),
+    ).astype(np.float64)
+
+
+def on(device, x):
+    return sys.modules["cupy"].asarray(x) if device == "cuda" else x
+
+
+def both(run):
+    """What a run gives on the host and on the device, brought back."""
+    return run("cpu"), run("cuda")
+
+
+@pytest.mark.parametrize("loss", [classification_loss, adversarial_training(0.1), adversarial_training(0.5, norm="l2")])
+@pytest.mark.parametrize("rule", [lambda p: SGD(p, 0.1, momentum=0.9, weight_decay=1e-3), lambda p: Adam(p, 0.01)])
+def test_training_on_the_device_is_training(counts, split, loss, rule):
+    def run(device):
+        model = convnet().to(device)
+        options = {"epochs": 2, "batch_size": 10, "rng": np.random.default_rng(2), "validation": split}
+        history = fit(model, loss, split, optimizer=rule(model.parameters()), **options)
+        return history, model.state(), evaluate(model, split)
+
+    (history, weights, score), (device_history, device_weights, device_score) = both(run)
+    for name, tensor in weights.items():
+        np.testing.assert_allclose(device_weights[name], tensor, rtol=1e-6, atol=1e-9)
+    assert device_score.error == score.error
+    assert device_score.loss == pytest.approx(score.loss, rel=1e-6)
+    assert [row["train_loss"] for row in device_history] == pytest.approx([row["train_loss"] for row in history])
+    assert counts["launches"] > 0
+
+
+def test_attacks_on_the_device_are_the_attacks(counts, split):
+    def run(device):
+        model, x, y = convnet().to(device), on(device, split.images.astype(np.float64)), on(device, split.labels)
+        results = [fgsm(model, x, y, eps=0.1), fgsm(model, x, y, eps=0.1, targeted=True), fgsm(model, x, eps=0.1)]
+        results.append(lbfgs(model, x[:2], y[:2], searches=3, max_iterations=5))
+        assert all(type(result.x_adv) is type(x) for result in results)
+        return [
+            to_numpy(value) for r in results for value in (r.x_adv, r.success, r.distance, r.queries, *r.flags.values())
+        ]
+
+    for host, device in zip(*both(run), strict=True):
+        np.testing.assert_allclose(device, host, rtol=1e-6, atol=1e-8)
+    assert counts["launches"] > 0
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_norms_directions_and_projections_on_the_device_are_the_same(counts, rng, kind):
+    x, centre = rng.random((3, 5)), rng.random((3, 5))
+
+    def run(device):
+        a, c = on(device, x), on(device, centre)
+        return [
+            to_numpy(v)
+            for v in (norm(a, kind), steepest_ascent_direction(a - c, kind), project(a, c, 0.2, kind, (0.0, 1.0)))
+        ]
+
+    for host, device in zip(*both(run), strict=True):
+        np.testing.assert_allclose(device, host, rtol=1e-12)
+
+
+def test_a_game_on_the_device_is_the_game(counts, split):
+    def run(device):
+        rng = np.random.default_rng(3)
+        generator = nn.Sequential(nn.Dense(3, 16, rng=rng), nn.ReLU(), nn.Reshape(4, 2, 2))
+        generator = nn.Sequential(generator, nn.ConvTranspose2D(4, 1, 4, stride=4, rng=rng), nn.Sigmoid())
+        discriminator = nn.Sequential(nn.Flatten(), nn.Dense(64, 8, rng=rng), nn.LeakyReLU(), nn.Dense(8, 1, rng=rng))
+        gan = GAN(generator, discriminator, 3).astype(np.float64).to(device)
+        players = Players(generator=Adam(generator.parameters()), discriminator=Adam(discriminator.parameters()))
+        play(gan, split, players=players, epochs=1, batch_size=8, rng=rng)
+        return gan.sample(2, rng=rng)
+
+    host, device = both(run)
+    np.testing.assert_allclose(device, host, rtol=1e-6)
+
+
+def test_weights_come_back_from_the_device(counts, tmp_path, split):
+    model = convnet().to("cuda")
+    model.save(tmp_path / "weights.npz")
+    host = convnet().load(tmp_path / "weights.npz")
+    on_device = convnet().to("cuda").load(tmp_path / "weights.npz")
+    x = split.images.astype(np.float64)
+    np.testing.assert_allclose(to_numpy(on_device(on("cuda", x)).data), host(x).data)
+    np.testing.assert_array_equal(model.to("cpu")(x).data, host(x).data)
+
+
+def test_a_host_array_does_not_slip_into_a_model_on_the_device(counts, split):
+    with pytest.raises(TypeError, match=r"numpy\.ndarray"):
+        convnet().to("cuda")(split.images.astype(np.float64))
+
+
+def test_a_gradient_between_two_outputs_stays_on_the_device(counts, split):
+    from npadv import Tensor, hvp
+
+    model, x = convnet().to("cuda"), on("cuda", split.images[:3].astype(np.float64))
+    u = Tensor(x, requires_grad=True)
+    product = hvp(kl_divergence(on("cuda", model(x).data), model(u), reduction="sum"), u, x)
+    assert type(product) is fake_cupy.ndarray
+    v = Tensor(split.images[:3].astype(np.float64), requires_grad=True)
+    model = convnet()
+    expected = hvp(kl_divergence(model(v.data).data, model(v), reduction="sum"), v, v.data)
+    np.testing.assert_allclose(to_numpy(product), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_command_line_trains_on_the_device(counts, tmp_path, capsys):
+    command = ["train", "softmax_regression", "--data", "digits", "--epochs", "1", "--device", "cuda", "--quiet"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert "test error" in capsys.readouterr().out
+    assert "no card" in (tmp_path / "run" / "result.json").read_text()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
+def test_the_stand_in_has_no_name_that_cupy_lacks():
+    names = sorted(set(vars(fake_cupy.module())) - {"cuda"})
+    code = f"import cupy; print([name for name in {names!r} if not hasattr(cupy, name)])"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
