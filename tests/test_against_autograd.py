@@ -216,8 +216,13 @@ def test_a_rule_that_is_wrong_in_either_order_is_found(name, order, monkeypatch)
         return right[0](1.001 * g if order == 1 else value_of(g), *args, **kwargs)
 
     monkeypatch.setattr(PRIMITIVES[name], "rules", (wrong, *right[1:]))
-    search = settings(phases=[Phase.generate], database=None, derandomize=True, report_multiple_bugs=False)(
-        given(drawn=programs(), seed=seeds)(lambda drawn, seed: compare(*drawn, seed))
-    )
+    search = settings(
+        # more than ever needed: what is drawn differs between versions of Hypothesis, and the first fault ends the search
+        max_examples=5000,
+        phases=[Phase.generate],
+        database=None,
+        derandomize=True,
+        report_multiple_bugs=False,
+    )(given(drawn=programs(), seed=seeds)(lambda drawn, seed: compare(*drawn, seed)))
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         search()
