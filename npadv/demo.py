@@ -30,6 +30,7 @@ from npadv.report import (
     Section,
     Table,
     accuracy_curves,
+    check_installed,
     compare_attacks,
     examples,
     format_table,
@@ -141,6 +142,7 @@ def demo(
     Returns what ``results.json`` holds. The page is written last and in one step: an interrupted run leaves none, or the
     one that was there before.
     """
+    check_installed()
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     dataset, plan = load(data).hold_out(HELD_OUT), PLANS[data]

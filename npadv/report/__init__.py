@@ -4,7 +4,7 @@ The report knows nothing of models or attacks. matplotlib and Jinja2 are importe
 ``pip install "npadv[demo]"`` brings both.
 """
 
-from npadv.report.canvas import png
+from npadv.report.canvas import check_installed, png
 from npadv.report.curves import accuracy_curves, learning_curves
 from npadv.report.grids import Attacked, compare_attacks, examples, image_grid
 from npadv.report.page import Section, render_page, write_page
@@ -15,6 +15,7 @@ __all__ = [
     "Section",
     "Table",
     "accuracy_curves",
+    "check_installed",
     "compare_attacks",
     "examples",
     "format_table",

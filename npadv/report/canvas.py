@@ -6,6 +6,7 @@ is freed with its last reference. matplotlib itself is imported when the first s
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,13 @@ def needed(package: str) -> Iterator[None]:
         raise ModuleNotFoundError(
             f'{package} is missing; to draw, run: pip install "npadv[demo]"', name=package
         ) from error
+
+
+def check_installed() -> None:
+    """Raise ModuleNotFoundError, in one sentence, if what drawing needs is missing: worth asking before a long run."""
+    for package in ("matplotlib", "jinja2"):
+        with needed(package):
+            importlib.import_module(package)
 
 
 def sheet(width: float, height: float, description: str) -> Figure:
