@@ -15,7 +15,6 @@ from npadv.data import digits
 from npadv.files import load_arrays
 from npadv.train import evaluate
 
-
 SHORT = module.Plan(maxout=1, convnet=1, gan=1)
 
 
