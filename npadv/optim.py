@@ -148,7 +148,7 @@ class Optimizer:
 
     def update(self, i: int, p: Array, g: Array, step_size: float) -> None:
         """Change array ``p``, the i-th parameter, in place; what an update rule writes."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no update(i, p, g, step_size)")
 
     def remember(self, *names: str) -> None:
         """Make memories of zeros, one array for each parameter."""

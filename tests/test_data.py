@@ -63,14 +63,14 @@ def test_labels_become_int64():
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (np.zeros((3, 4, 4)), np.zeros(3, int), r"images must have shape \(N, C, H, W\), came \(3, 4, 4\)"),
-        (np.zeros((3, 1, 4, 4), np.uint8), np.zeros(3, int), r"images must be floating point .* came dtype uint8"),
-        (np.zeros((3, 1, 4, 4)), np.zeros((3, 1), int), r"labels must have shape \(N,\), came \(3, 1\)"),
-        (np.zeros((3, 1, 4, 4)), np.zeros(3), "labels must be integers, came dtype float64"),
-        (np.zeros((3, 1, 4, 4)), np.zeros(2, int), "equally many, came 3 and 2"),
-        (np.full((3, 1, 4, 4), 255.0), np.zeros(3, int), r"images must lie in \[0, 1\], came values in \[255"),
-        (np.full((3, 1, 4, 4), np.nan), np.zeros(3, int), r"images must lie in \[0, 1\], came values in \[nan"),
-        ([[[[0.0]]]], np.zeros(1, int), "images must be a NumPy array, came list"),
+        (np.zeros((3, 4, 4)), np.zeros(3, int), r"images must have shape \(N, C, H, W\), got \(3, 4, 4\)"),
+        (np.zeros((3, 1, 4, 4), np.uint8), np.zeros(3, int), r"images must be floating point .* got dtype uint8"),
+        (np.zeros((3, 1, 4, 4)), np.zeros((3, 1), int), r"labels must have shape \(N,\), got \(3, 1\)"),
+        (np.zeros((3, 1, 4, 4)), np.zeros(3), "labels must be integers, got dtype float64"),
+        (np.zeros((3, 1, 4, 4)), np.zeros(2, int), "equally many, got 3 and 2"),
+        (np.full((3, 1, 4, 4), 255.0), np.zeros(3, int), r"images must lie in \[0, 1\], got values in \[255"),
+        (np.full((3, 1, 4, 4), np.nan), np.zeros(3, int), r"images must lie in \[0, 1\], got values in \[nan"),
+        ([[[[0.0]]]], np.zeros(1, int), "images must be a NumPy array, got list"),
     ],
 )
 def test_split_refuses(images, labels, message):
@@ -103,7 +103,7 @@ def test_hold_out_refuses(n):
 
 
 def test_dataset_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"test.labels must be in 0\.\.1, came 0\.\.2"):
+    with pytest.raises(ValueError, match=r"test.labels must be in 0\.\.1, got 0\.\.2"):
         Dataset("x", split_of(2), split_of(3), "ab")
     with pytest.raises(ValueError, match=r"test\.images must have the training images' shape"):
         Dataset("x", split_of(2), Split(np.zeros((2, 1, 3, 3)), np.arange(2)), "ab")
@@ -156,15 +156,15 @@ def test_batches_draw_at_the_call_and_copy():
 @pytest.mark.parametrize(
     ("size", "options", "message"),
     [
-        (0, {}, "size must be a positive integer, came 0"),
-        (2.5, {}, "size must be a positive integer, came 2.5"),
-        (2, {"rng": 0}, "rng must be a numpy.random.Generator .* came 0"),
+        (0, {}, "size must be a positive integer, got 0"),
+        (2.5, {}, "size must be a positive integer, got 2.5"),
+        (2, {"rng": 0}, "rng must be a numpy.random.Generator .* got 0"),
         (2, {"rng": np.random.default_rng(0), "order": [0]}, "rng and order were both given"),
-        (2, {"order": [0, 6]}, r"order must hold indices in 0\.\.5, came 0\.\.6"),
-        (2, {"order": [0, -1]}, r"order must hold indices in 0\.\.5, came -1\.\.0"),
-        (2, {"order": [0, 1, 0]}, "order must hold each index at most once, came 1 repeats"),
-        (2, {"order": [0.0, 1.0]}, r"order must be a 1-D array of indices, came shape \(2,\) of float64"),
-        (7, {"drop_last": True}, "size must be at most the split's 6 examples when drop_last is set, came 7"),
+        (2, {"order": [0, 6]}, r"order must hold indices in 0\.\.5, got 0\.\.6"),
+        (2, {"order": [0, -1]}, r"order must hold indices in 0\.\.5, got -1\.\.0"),
+        (2, {"order": [0, 1, 0]}, "order must hold each index at most once, got 1 repeats"),
+        (2, {"order": [0.0, 1.0]}, r"order must be a 1-D array of indices, got shape \(2,\) of float64"),
+        (7, {"drop_last": True}, "size must be at most the split's 6 examples when drop_last is set, got 7"),
     ],
 )
 def test_batches_refuse_at_the_call(size, options, message):
@@ -241,13 +241,13 @@ def test_idx_refuses_a_bad_file(tmp_path, content, expected, came):
         read_idx(path)
     message = str(error.value)
     assert str(path) in message
-    assert expected in message.split(", came ")[0]
+    assert expected in message.split(", got ")[0]
     assert came in message
     assert message.endswith("; delete the file and fetch it again")
 
 
 def test_idx_refuses_a_missing_file(tmp_path):
-    with pytest.raises(DataError, match=r"none\.idx: expected a readable IDX file, came No such file.*; give the path"):
+    with pytest.raises(DataError, match=r"none\.idx: expected a readable IDX file, got No such file.*; give the path"):
         read_idx(tmp_path / "none.idx")
 
 
@@ -270,7 +270,7 @@ def test_folders_are_root_or_the_variable_and_the_cache(empty_cache, tmp_path, m
     monkeypatch.setenv("NPADV_DATA", str(tmp_path))
     assert data_folders(None, "mnist") == [tmp_path, empty_cache / "mnist"]
     monkeypatch.setenv("NPADV_DATA", str(tmp_path / "slip"))
-    with pytest.raises(DataError, match=r"NPADV_DATA must name a folder that exists, came .*slip.*; correct it"):
+    with pytest.raises(DataError, match=r"NPADV_DATA must name a folder that exists, got .*slip.*; correct it"):
         data_folders(None, "mnist")
 
 
@@ -333,7 +333,7 @@ def test_mnist_refuses_a_wrong_checksum(tiny_mnist, tmp_path, name):
         (tmp_path / good).write_bytes(content)
     (tmp_path / "t10k-images-idx3-ubyte.gz").unlink()
     (tmp_path / name).write_bytes(b"Fashion-MNIST, say")
-    with pytest.raises(DataError, match=f"{name}: expected MD5 .*, came {md5(b'Fashion-MNIST, say')}; delete the file"):
+    with pytest.raises(DataError, match=f"{name}: expected MD5 .*, got {md5(b'Fashion-MNIST, say')}; delete the file"):
         mnist(tmp_path, download=False)
 
 
@@ -384,10 +384,10 @@ def test_read_batch_takes_planes(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (batch_bytes(2)[:-1], "expected 6146 bytes for 2 records of 3073, came 6145 bytes; delete the file"),
-        (batch_bytes(3), "expected 6146 bytes for 2 records of 3073, came 9219 bytes; delete the file"),
-        (bytes(3073) + b"\x0a" + bytes(3072), r"expected labels in 0\.\.9, came 10 in record 1; delete the file"),
-        (None, "expected a readable batch file, came No such file.*; delete its folder"),
+        (batch_bytes(2)[:-1], "expected 6146 bytes for 2 records of 3073, got 6145 bytes; delete the file"),
+        (batch_bytes(3), "expected 6146 bytes for 2 records of 3073, got 9219 bytes; delete the file"),
+        (bytes(3073) + b"\x0a" + bytes(3072), r"expected labels in 0\.\.9, got 10 in record 1; delete the file"),
+        (None, "expected a readable batch file, got No such file.*; delete its folder"),
     ],
     ids=["short", "long", "label", "missing"],
 )
@@ -462,7 +462,7 @@ def test_a_wrong_download_leaves_nothing_behind(server, tmp_path):
     with pytest.raises(DataError) as error:
         download_file("file", [url + "none", url + "bad"], md5(b"content"), tmp_path / "to")
     message = str(error.value)
-    assert message.startswith(f"file: expected MD5 {md5(b'content')}, came from no URL")
+    assert message.startswith(f"file: expected MD5 {md5(b'content')}, got it from no URL")
     assert all(part in message for part in (url + "none", "404", url + "bad", md5(b"another"), "set NPADV_DATA"))
     assert os.listdir(tmp_path / "to") == []
 
@@ -507,7 +507,7 @@ def test_cifar10_downloads_and_unpacks_only_its_own_files(server, tiny_cifar10, 
             tar.addfile(info, io.BytesIO(content))
     (folder / CIFAR10.ARCHIVE).write_bytes(stream.getvalue())
     monkeypatch.setattr(CIFAR10, "URLS", [url + CIFAR10.ARCHIVE])
-    with pytest.raises(DataError, match=f"expected MD5 {CIFAR10.ARCHIVE_MD5}, came from no URL"):
+    with pytest.raises(DataError, match=f"expected MD5 {CIFAR10.ARCHIVE_MD5}, got it from no URL"):
         cifar10()
     assert os.listdir(empty_cache / "cifar10") == []
     monkeypatch.setattr(CIFAR10, "ARCHIVE_MD5", md5(stream.getvalue()))
@@ -554,10 +554,10 @@ def test_digits_are_upright_and_split_by_the_seed():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"test_size": 0}, r"test_size must be an integer in 10\.\.1787, came 0"),
-        ({"test_size": 0.2}, r"test_size must be an integer in 10\.\.1787, came 0.2"),
-        ({"seed": -1}, "seed must be an integer .* came -1"),
-        ({"seed": None}, "seed must be an integer .* came None"),
+        ({"test_size": 0}, r"test_size must be an integer in 10\.\.1787, got 0"),
+        ({"test_size": 0.2}, r"test_size must be an integer in 10\.\.1787, got 0.2"),
+        ({"seed": -1}, "seed must be an integer .* got -1"),
+        ({"seed": None}, "seed must be an integer .* got None"),
     ],
 )
 def test_digits_refuse(options, message):
@@ -575,9 +575,9 @@ def test_load_finds_by_name(tiny_cifar10, tmp_path):
     assert list(data.DATASETS) == ["digits", "mnist", "cifar10"]
     with pytest.raises(DataError, match="train-images"):
         data.load("mnist", root=tmp_path, download=False)
-    with pytest.raises(ValueError, match=r"one of digits, mnist, cifar10, came 'minst'; did you mean 'mnist'\?$"):
+    with pytest.raises(ValueError, match=r"one of digits, mnist, cifar10, got 'minst'; did you mean 'mnist'\?$"):
         data.load("minst")
-    with pytest.raises(ValueError, match=r"one of digits, mnist, cifar10, came 'imagenet'$"):
+    with pytest.raises(ValueError, match=r"one of digits, mnist, cifar10, got 'imagenet'$"):
         data.load("imagenet")
 
 

@@ -1,11 +1,12 @@
 """The fast gradient sign method: one step of eps along the sign of the loss's gradient in the input.
 
-    x_adv = clip(x + eps * sign(grad_x J(x, y)), low, high)        [SYN] eq. 2; Goodfellow, Shlens and Szegedy 2014
+    x_adv = clip(x + eps * sign(grad_x J(x, y)), low, high)        [SYN] eq. 2, [WG] eq. 1.3
 
 If J were linear in x this would be the worst perturbation with ||x_adv - x||_inf <= eps, and it would raise J by
 eps * ||grad||_1: a sum over all pixels, which is why changes too small to see add up to one that decides the class.
 
-Reference: Warde-Farley and Goodfellow, "Adversarial Perturbations of Deep Neural Networks" [WG], section 1.2.
+References: Goodfellow, Shlens and Szegedy 2014, who found it; Warde-Farley and Goodfellow, "Adversarial Perturbations of
+Deep Neural Networks" [WG], section 1.2.
 """
 
 from __future__ import annotations

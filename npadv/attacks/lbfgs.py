@@ -2,10 +2,10 @@
 
     minimise over eta    lambda * ||eta||_2^2 + J(x + eta, target)        subject to  low <= x + eta <= high
 
-(Szegedy et al. 2013; [SYN] eq. 1 and [WG] 1.2 describe it.) A large lambda keeps eta small but lets the class stay; a small
-one reaches the target at any price. The smallest adversarial eta lies near the largest lambda that still succeeds, which
-an outer search finds by bisection on log lambda. The inner problem is solved by SciPy's L-BFGS-B, in float64, one
-example after another.
+(Szegedy et al. 2013, as [WG] 1.2 gives it; [SYN] eq. 1 is the same with the norm not squared.) A large lambda keeps eta
+small but lets the class stay; a small one reaches the target at any price. The smallest adversarial eta lies near the
+largest lambda that still succeeds, which an outer search finds by bisection on log lambda. The inner problem is solved by
+SciPy's L-BFGS-B, in float64, one example after another.
 """
 
 from __future__ import annotations

@@ -35,10 +35,10 @@ def load(name: str, **options: Any) -> Dataset:
     97
     >>> load("cifar")
     Traceback (most recent call last):
-    ValueError: name must be one of digits, mnist, cifar10, came 'cifar'; did you mean 'cifar10'?
+    ValueError: name must be one of digits, mnist, cifar10, got 'cifar'; did you mean 'cifar10'?
     """
     if name not in DATASETS:
         close = difflib.get_close_matches(str(name), DATASETS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"name must be one of {', '.join(DATASETS)}, came {name!r}{hint}")
+        raise ValueError(f"name must be one of {', '.join(DATASETS)}, got {name!r}{hint}")
     return DATASETS[name](**options)

@@ -46,21 +46,21 @@ class Split:
     def __post_init__(self) -> None:
         for name in ("images", "labels"):
             if not isinstance(value := getattr(self, name), np.ndarray):
-                raise ValueError(f"{name} must be a NumPy array, came {type(value).__name__}")
+                raise ValueError(f"{name} must be a NumPy array, got {type(value).__name__}")
         images, labels = self.images, self.labels
         if images.ndim != 4:
-            raise ValueError(f"images must have shape (N, C, H, W), came {images.shape}")
+            raise ValueError(f"images must have shape (N, C, H, W), got {images.shape}")
         if images.dtype.kind != "f":
-            raise ValueError(f"images must be floating point in [0, 1], came dtype {images.dtype}")
+            raise ValueError(f"images must be floating point in [0, 1], got dtype {images.dtype}")
         if labels.ndim != 1:
-            raise ValueError(f"labels must have shape (N,), came {labels.shape}")
+            raise ValueError(f"labels must have shape (N,), got {labels.shape}")
         if labels.dtype.kind not in "iu":
-            raise ValueError(f"labels must be integers, came dtype {labels.dtype}")
+            raise ValueError(f"labels must be integers, got dtype {labels.dtype}")
         if len(images) != len(labels):
-            raise ValueError(f"images and labels must be equally many, came {len(images)} and {len(labels)}")
+            raise ValueError(f"images and labels must be equally many, got {len(images)} and {len(labels)}")
         # Written so that NaN fails too: it makes both comparisons false.
         if images.size and not (images.min() >= 0 and images.max() <= 1):
-            raise ValueError(f"images must lie in [0, 1], came values in [{images.min()}, {images.max()}]")
+            raise ValueError(f"images must lie in [0, 1], got values in [{images.min()}, {images.max()}]")
         object.__setattr__(self, "labels", labels.astype(np.int64, copy=False))
 
     def __len__(self) -> int:
@@ -70,12 +70,12 @@ class Split:
         """Take the examples of a slice (a view), of an array of indices or of a boolean mask (copies)."""
         if isinstance(index, Integral):
             raise TypeError(
-                f"index must be a slice, an array of indices or a mask, came {index}; one example is [i:i+1]"
+                f"index must be a slice, an array of indices or a mask, got {index}; one example is [i:i+1]"
             )
         if not isinstance(index, slice):
             index = np.asarray(index)
             if index.ndim != 1 or (index.size and index.dtype.kind not in "iub"):
-                raise TypeError(f"index must be 1-D integers or booleans, came shape {index.shape} of {index.dtype}")
+                raise TypeError(f"index must be 1-D integers or booleans, got shape {index.shape} of {index.dtype}")
             index = index if index.size else index.astype(np.intp)  # np.asarray([]) is float64
         return Split(self.images[index], self.labels[index])
 
@@ -113,10 +113,10 @@ class Dataset:
                 continue
             low, high = split.labels.min(), split.labels.max()
             if low < 0 or high >= len(self.classes):
-                raise ValueError(f"{name}.labels must be in 0..{len(self.classes) - 1}, came {low}..{high}")
+                raise ValueError(f"{name}.labels must be in 0..{len(self.classes) - 1}, got {low}..{high}")
             if split.images.shape[1:] != self.train.images.shape[1:]:
                 expected, came = self.train.images.shape[1:], split.images.shape[1:]
-                raise ValueError(f"{name}.images must have the training images' shape {expected}, came {came}")
+                raise ValueError(f"{name}.images must have the training images' shape {expected}, got {came}")
 
     def hold_out(self, n: int) -> Dataset:
         """Move the last `n` training examples into a validation split.
@@ -141,7 +141,7 @@ class Dataset:
                 f"{self.name} has a validation split of {len(self.validation)} already; hold out only once"
             )
         if not isinstance(n, Integral) or not 0 < n < len(self.train):
-            raise ValueError(f"n must be an integer in 1..{len(self.train) - 1}, came {n!r}")
+            raise ValueError(f"n must be an integer in 1..{len(self.train) - 1}, got {n!r}")
         return replace(self, train=self.train[:-n], validation=self.train[-n:])
 
 
@@ -192,15 +192,15 @@ def batches(
     [[3, 0], [1]]
     """
     if not len(split):
-        raise ValueError("split must hold at least one example, came an empty one")
+        raise ValueError("split must hold at least one example, got an empty one")
     if not isinstance(size, Integral) or size < 1:
-        raise ValueError(f"size must be a positive integer, came {size!r}")
+        raise ValueError(f"size must be a positive integer, got {size!r}")
     if rng is not None and order is not None:
         raise ValueError("rng and order were both given; expected one of them, as each decides the order")
     if rng is not None and not isinstance(rng, np.random.Generator):
-        raise ValueError(f"rng must be a numpy.random.Generator such as np.random.default_rng(0), came {rng!r}")
+        raise ValueError(f"rng must be a numpy.random.Generator such as np.random.default_rng(0), got {rng!r}")
     if drop_last and order is None and len(split) < size:
-        raise ValueError(f"size must be at most the split's {len(split)} examples when drop_last is set, came {size}")
+        raise ValueError(f"size must be at most the split's {len(split)} examples when drop_last is set, got {size}")
 
     if order is None:
         indices = np.arange(len(split)) if rng is None else rng.permutation(len(split))
@@ -214,10 +214,10 @@ def batches(
 def _check_order(given: npt.ArrayLike, length: int) -> np.ndarray:
     order = np.asarray(given)
     if order.ndim != 1 or (order.size and order.dtype.kind not in "iu"):
-        raise ValueError(f"order must be a 1-D array of indices, came shape {order.shape} of {order.dtype}")
+        raise ValueError(f"order must be a 1-D array of indices, got shape {order.shape} of {order.dtype}")
     if order.size and not (order.min() >= 0 and order.max() < length):
-        raise ValueError(f"order must hold indices in 0..{length - 1}, came {order.min()}..{order.max()}")
+        raise ValueError(f"order must hold indices in 0..{length - 1}, got {order.min()}..{order.max()}")
     if len(np.unique(order)) != len(order):
-        raise ValueError(f"order must hold each index at most once, came {len(order) - len(np.unique(order))} repeats")
+        raise ValueError(f"order must hold each index at most once, got {len(order) - len(np.unique(order))} repeats")
     indices: np.ndarray = order.astype(np.intp)
     return indices  # a copy: the caller may reuse the array while the epoch runs

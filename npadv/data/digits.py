@@ -41,9 +41,9 @@ def digits(*, test_size: int = 297, seed: int = 0) -> Dataset:
     ((1500, 1, 28, 28), (297, 1, 28, 28))
     """
     if not isinstance(test_size, Integral) or not 10 <= test_size <= COUNT - 10:
-        raise ValueError(f"test_size must be an integer in 10..{COUNT - 10}, came {test_size!r}")
+        raise ValueError(f"test_size must be an integer in 10..{COUNT - 10}, got {test_size!r}")
     if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be an integer in 0..2**32-1, came {seed!r}")
+        raise ValueError(f"seed must be an integer in 0..2**32-1, got {seed!r}")
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split

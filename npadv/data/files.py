@@ -37,13 +37,15 @@ def bad_file(path: Path | str, expected: str, came: str, remedy: str = "") -> Da
     """Build the error for a file that is there and wrong.
 
     >>> bad_file("t10k.gz", "8 bytes", "7")
-    DataError('t10k.gz: expected 8 bytes, came 7; delete the file and fetch it again')
+    DataError('t10k.gz: expected 8 bytes, got 7; delete the file and fetch it again')
     """
-    return DataError(f"{path}: expected {expected}, came {came}; {remedy or 'delete the file and fetch it again'}")
+    return DataError(f"{path}: expected {expected}, got {came}; {remedy or 'delete the file and fetch it again'}")
 
 
 def user_cache() -> Path:
     """Return the folder for downloads, by the platform's custom; it need not exist.
+
+    Not left to pooch, so that what was downloaded once is found where pooch is not installed.
 
     >>> user_cache().parts[-1]
     'npadv'
@@ -69,7 +71,7 @@ def data_folders(root: str | os.PathLike[str] | None, name: str) -> list[Path]:
     if not (named := os.environ.get(VARIABLE)):
         return [cache]
     if not Path(named).is_dir():  # a slip of the pen here must not become a silent download
-        raise DataError(f"{VARIABLE} must name a folder that exists, came {named!r}; correct it or unset it")
+        raise DataError(f"{VARIABLE} must name a folder that exists, got {named!r}; correct it or unset it")
     return [Path(named), cache]
 
 
@@ -83,7 +85,7 @@ def missing_file(name: str, folders: Iterable[Path]) -> DataError:
     """Build the error for a file that is in none of the folders."""
     looked = ", ".join(str(folder) for folder in folders)
     return DataError(
-        f"{name}: expected in one of {looked}; came upon none there; "
+        f"{name}: expected in one of {looked}; found none there; "
         f"set {VARIABLE} to a folder that holds it, or let it be downloaded with download=True"
     )
 
@@ -115,7 +117,7 @@ def download_file(name: str, urls: Iterable[str], md5: str, folder: Path) -> Pat
         import pooch
     except ImportError as error:
         raise DataError(
-            f"{name}: expected in {folder}, came upon nothing, and downloading needs pooch; "
+            f"{name}: expected in {folder}, found nothing, and downloading needs pooch; "
             f'pip install "npadv[demo]", or {by_hand}'
         ) from error
     progress = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
@@ -125,4 +127,4 @@ def download_file(name: str, urls: Iterable[str], md5: str, folder: Path) -> Pat
             return Path(pooch.retrieve(url, f"md5:{md5}", fname=name, path=folder, progressbar=progress))
         except (OSError, ValueError) as error:  # no network, no such file, no right to write; a wrong checksum
             failures.append(f"{url}: {error}")
-    raise DataError(f"{name}: expected MD5 {md5}, came from no URL ({'; '.join(failures)}); try again, or {by_hand}")
+    raise DataError(f"{name}: expected MD5 {md5}, got it from no URL ({'; '.join(failures)}); try again, or {by_hand}")

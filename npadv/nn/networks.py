@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from npadv.nn.functions import Flatten, MaxPool2D, Pad2D, ReLU, Tanh
-from npadv.nn.initializers import glorot_uniform, he_normal, lecun_uniform, uniform
+from npadv.nn.initializers import Initializer, glorot_uniform, he_normal, lecun_uniform, uniform
 from npadv.nn.layers import Conv2D, Dense, Maxout, MaxoutConv2D
+from npadv.nn.module import Module
 from npadv.nn.sequential import Sequential
 from npadv.nn.stochastic import BatchNorm, Dropout, Standardize
 
@@ -84,29 +85,23 @@ def maxout_convnet_cifar10(*, rng: np.random.Generator) -> Sequential:
 
 def relu_mlp(*, rng: np.random.Generator, inputs: int = 784, units: int = 1200) -> Sequential:
     """Return the ReLU network of [WG] table 1.1: two hidden layers of 1200 and dropout."""
-    return Sequential(
-        Flatten(),
-        Dropout(0.2),
-        Dense(inputs, units, rng=rng, init=he_normal),
-        ReLU(),
-        Dropout(0.5),
-        Dense(units, units, rng=rng, init=he_normal),
-        ReLU(),
-        Dropout(0.5),
-        Dense(units, CLASSES, rng=rng, init=glorot_uniform),
-    )
+    return _mlp(ReLU, he_normal, inputs, units, rng)
 
 
 def tanh_mlp(*, rng: np.random.Generator, inputs: int = 784, units: int = 1200) -> Sequential:
     """Return the tanh network of [WG] table 1.1: as ``relu_mlp``, with tanh."""
+    return _mlp(Tanh, glorot_uniform, inputs, units, rng)
+
+
+def _mlp(activation: type[Module], init: Initializer, inputs: int, units: int, rng: np.random.Generator) -> Sequential:
     return Sequential(
         Flatten(),
         Dropout(0.2),
-        Dense(inputs, units, rng=rng, init=glorot_uniform),
-        Tanh(),
+        Dense(inputs, units, rng=rng, init=init),
+        activation(),
         Dropout(0.5),
-        Dense(units, units, rng=rng, init=glorot_uniform),
-        Tanh(),
+        Dense(units, units, rng=rng, init=init),
+        activation(),
         Dropout(0.5),
         Dense(units, CLASSES, rng=rng, init=glorot_uniform),
     )

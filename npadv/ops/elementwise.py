@@ -66,7 +66,7 @@ defvjp(negative, lambda g, y, x: -g)
 
 
 def _one_less(b: Any) -> Any:
-    """B - 1, but 0 for b = 0: the derivative 0 * a**-1 of a constant is 0 even at a = 0."""
+    """Return b - 1, but 0 for b = 0: the derivative 0 * a**-1 of a constant is 0 even at a = 0."""
     return b - (value_of(b) != 0)  # a boolean leaves float32 what it is; the integers of 1 - (b == 0) would not
 
 

@@ -147,9 +147,8 @@ defvjp(
 @primitive
 def pad(x: Any, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Any:
     """Return x with (before, after) elements of a constant value around it, along each axis."""
-    return xp_of(x).pad(
-        x, widths or 0, constant_values=value
-    )  # an array of no axes has no widths, and NumPy asks for one
+    # An array of no axes has no widths, and NumPy asks for one all the same.
+    return xp_of(x).pad(x, widths or 0, constant_values=value)
 
 
 defvjp(
