@@ -7,9 +7,12 @@
 array([2., 4.])
 """
 
-from npadv import ops as ops  # first: it gives Tensor its operators
+from npadv import memory
+from npadv import ops as ops  # first of what computes: it gives Tensor its operators
 from npadv.autodiff import Tensor, defvjp, grad, no_record, primitive
 from npadv.derivatives import hvp, jacobian, jvp
+
+memory.keep_freed()
 
 __version__ = "0.1.0"
 

@@ -104,9 +104,16 @@ class Conv2D(Module):
 
     def forward(self, x: Any, *, train: bool, rng: np.random.Generator | None) -> Any:
         """Return x * W + b."""
-        y = ops.conv2d(
+        return self.shift(self.correlate(x))
+
+    def correlate(self, x: Any) -> Any:
+        """Return x * W."""
+        return ops.conv2d(
             x, self.weight, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
         )
+
+    def shift(self, y: Any) -> Any:
+        """Return y + b."""
         return y if self.bias is None else y + self.bias
 
 

@@ -7,9 +7,9 @@ For images x (N, C, H, W), filters w (K, C/groups, KH, KW) and y (N, K, OH, OW),
 This is linear in x and in w, so its gradients are linear in what they are given, and the three close upon themselves: the
 rules of each are the other two. That is all it takes to differentiate a convolutional network to any order.
 
-On NumPy each is one matrix product over *columns*, every window of x laid out as a row of a matrix (im2col). Images are
-(N, C, H, W) to their user and (N, H, W, C) in memory: a window's rows are then contiguous runs, and copying them is cheap.
-On CuPy the kernels of ``kernels/conv2d.cu`` do the work.
+Each can be had from one matrix product over *columns*, every window of x laid out as a row of a matrix (im2col). That is
+the plain way, below the primitives here. What they run on NumPy is ``pixels.py``, the same sums in an order that suits a
+processor; on CuPy, the kernels of ``kernels/conv2d.cu``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import numpy as np
 from npadv import kernels
 from npadv.autodiff import defvjp, primitive
 from npadv.backend import sliding_windows, xp_of
+from npadv.ops import pixels
+from npadv.ops.pixels import Problem
 
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
@@ -105,11 +107,10 @@ class Geometry(NamedTuple):
 @primitive
 def conv2d_forward(x: Any, w: Any, *, geometry: Geometry) -> Any:
     """Return y, as above."""
+    shape = output_shape(x.shape, w.shape, geometry)
     if xp_of(x, w) is not np:
         return kernels.conv2d(x, w, **geometry._asdict())
-    n, k, oh, ow = output_shape(x.shape, w.shape, geometry)
-    rows = _columns(x, w.shape, geometry) @ _filter_matrix(w, geometry.groups)  # (groups, N*OH*OW, K/groups)
-    return rows.transpose(1, 0, 2).reshape(n, oh, ow, k).transpose(0, 3, 1, 2)
+    return pixels.conv2d(x, w, Problem(x.shape, w.shape, shape, geometry))
 
 
 @primitive
@@ -117,8 +118,7 @@ def conv2d_input_grad(g: Any, w: Any, *, shape: Shape, geometry: Geometry) -> An
     """Return d(sum(g * y))/dx, of the given shape: every output hands its share back to the pixels of its window."""
     if xp_of(g, w) is not np:
         return kernels.conv2d_input_grad(g, w, shape, **geometry._asdict())
-    columns = _rows(g, geometry.groups) @ _filter_matrix(w, geometry.groups).swapaxes(1, 2)
-    return _add_columns(columns, shape, w.shape, g.shape, geometry)
+    return pixels.input_grad(g, w, Problem(shape, w.shape, g.shape, geometry))
 
 
 @primitive
@@ -126,9 +126,7 @@ def conv2d_weight_grad(x: Any, g: Any, *, shape: Shape, geometry: Geometry) -> A
     """Return d(sum(g * y))/dw, of the given shape: every tap correlates what it read with what came of it."""
     if xp_of(x, g) is not np:
         return kernels.conv2d_weight_grad(x, g, shape, **geometry._asdict())
-    (k, c, kh, kw), groups = shape, geometry.groups
-    products = _columns(x, shape, geometry).swapaxes(1, 2) @ _rows(g, groups)  # (groups, KH*KW*C/groups, K/groups)
-    return products.reshape(groups, kh, kw, c, k // groups).transpose(0, 4, 3, 1, 2).reshape(shape)
+    return pixels.weight_grad(x, g, Problem(x.shape, shape, g.shape, geometry))
 
 
 defvjp(
@@ -148,7 +146,30 @@ defvjp(
 )
 
 
-# Columns: every window of the images as a row of a matrix, one matrix per group ----------------------------------------
+# The same, plainly ------------------------------------------------------------------------------------------------------
+#
+# All windows of all images become the rows of one matrix (im2col), and each of the three is one product with it. This is
+# how convolution is best understood; the fast ways of pixels.py are tested against it.
+
+
+def plain_conv2d(x: Any, w: Any, geometry: Geometry) -> Any:
+    """Return what ``conv2d_forward`` returns, by one matrix product."""
+    n, k, oh, ow = output_shape(x.shape, w.shape, geometry)
+    products = _columns(x, w.shape, geometry) @ _filter_matrix(w, geometry.groups)  # (groups, N*OH*OW, K/groups)
+    return products.transpose(1, 0, 2).reshape(n, oh, ow, k).transpose(0, 3, 1, 2)
+
+
+def plain_input_grad(g: Any, w: Any, shape: Shape, geometry: Geometry) -> Any:
+    """Return what ``conv2d_input_grad`` returns, by one matrix product and its windows added up."""
+    columns = _rows(g, geometry.groups) @ _filter_matrix(w, geometry.groups).swapaxes(1, 2)
+    return _add_columns(columns, shape, w.shape, g.shape, geometry)
+
+
+def plain_weight_grad(x: Any, g: Any, shape: Shape, geometry: Geometry) -> Any:
+    """Return what ``conv2d_weight_grad`` returns, by one matrix product."""
+    (k, c, kh, kw), groups = shape, geometry.groups
+    products = _columns(x, shape, geometry).swapaxes(1, 2) @ _rows(g, groups)  # (groups, KH*KW*C/groups, K/groups)
+    return products.reshape(groups, kh, kw, c, k // groups).transpose(0, 4, 3, 1, 2).reshape(shape)
 
 
 def _columns(x: Any, filters: Shape, geometry: Geometry) -> Any:
@@ -192,14 +213,26 @@ def _rows(g: Any, groups: int) -> Any:
 
 
 def padded_images(x: Any, padding: Pair, *, beyond: Pair = (0, 0), value: float = 0.0) -> Any:
-    """Return x within a border: ``padding`` on both sides, ``beyond`` more below and to the right; (N, H, W, C) in memory."""
+    """Return x within a border: ``padding`` on both sides, ``beyond`` more below and to the right."""
     n, c, h, w = x.shape
     (ph, pw), (bh, bw) = padding, beyond
     if ph == pw == bh == bw == 0:
         return x
-    out = xp_of(x).full((n, h + 2 * ph + bh, w + 2 * pw + bw, c), value, dtype=x.dtype).transpose(0, 3, 1, 2)
+    out = full_images((n, c, h + 2 * ph + bh, w + 2 * pw + bw), value, x)
     out[:, :, ph : ph + h, pw : pw + w] = x
     return out
+
+
+def full_images(shape: Shape, value: float, like: Any) -> Any:
+    """Return images (N, C, H, W) of one value in the order of memory that is best where ``like`` lies.
+
+    On NumPy that is (H, W, N, C), see ``pixels.py``; the kernels on CuPy take (N, C, H, W) as it stands.
+    """
+    n, c, h, w = shape
+    xp = xp_of(like)
+    if xp is np:
+        return pixels.images(np.full((h, w, n, c), value, dtype=like.dtype))
+    return xp.full(shape, value, dtype=like.dtype)
 
 
 def conv_geometry(stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:

@@ -8,14 +8,48 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from npadv import parallel
 from npadv.autodiff import defvjp, primitive
+from npadv.blas import one_thread
 from npadv.ops.shape import expand_dims, reshape, swap_last_axes, unbroadcast
 
 
 @primitive
 def matmul(a: Any, b: Any) -> Any:
     """Return the matrix product a @ b, by NumPy's rules for one, two and more dimensions."""
+    if type(a) is np.ndarray and a.ndim == 2 == b.ndim and len(a) > 1 and a.size * b.shape[1] >= MEDIUM:
+        return _shared_product(a, b)
     return a @ b
+
+
+MEDIUM, LARGE = 1 << 18, 1 << 21
+"""Multiplications from which BLAS would take several threads, and from which our own are worth waking.
+
+BLAS's threads keep a core busy for a while after a product, looking for the next one; ours, which the convolutions use,
+would have to wait for it. So where the work is more than BLAS gives to one thread, it is we who divide it.
+"""
+
+
+def _shared_product(a: Any, b: Any) -> Any:
+    """Return a @ b for matrices, by halves."""
+    (m, k), n = a.shape, b.shape[1]
+    if b.shape[0] != k or a.dtype != b.dtype or m * k * n < LARGE:
+        with one_thread():
+            return a @ b
+    y = np.empty((m, n), dtype=a.dtype)
+
+    def part(i: int) -> None:
+        if m > n:
+            half = slice(m * i // 2, m * (i + 1) // 2)
+            np.matmul(a[half], b, out=y[half])
+        else:
+            half = slice(n * i // 2, n * (i + 1) // 2)
+            np.matmul(a, b[:, half], out=y[:, half])
+
+    parallel.run(part, 2)
+    return y
 
 
 def _left(g: Any, y: Any, a: Any, b: Any) -> Any:

@@ -10,12 +10,12 @@ array operations however many windows there are. Both are handled through a pair
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from npadv.autodiff import defvjp, primitive, value_of
 from npadv.backend import xp_of
-from npadv.ops.conv import Pair, padded_images, pair
+from npadv.ops.conv import Pair, full_images, padded_images, pair
 
 
 class Windows(NamedTuple):
@@ -39,14 +39,21 @@ class Windows(NamedTuple):
         """Return x with its border."""
         return padded_images(x, self.padding, beyond=self.beyond, value=value)
 
-    def scatter(self, shape: tuple[int, ...], contributions: Iterator[Any], like: Any) -> Any:
-        """Return an image of the given shape with one contribution (N, C, OH, OW) added per tap."""
+    @property
+    def disjoint(self) -> bool:
+        """Whether no pixel lies in two windows."""
+        return self.stride[0] >= self.size[0] and self.stride[1] >= self.size[1]
+
+    def scatter(self, shape: tuple[int, ...], g: Any, shares: Iterable[Any]) -> Any:
+        """Return an image of the given shape with ``g * share`` (N, C, OH, OW) added at each tap."""
         n, c, h, w = shape
         ph, pw = self.padding
-        height, width = h + 2 * ph + self.beyond[0], w + 2 * pw + self.beyond[1]
-        padded = xp_of(like).zeros((n, height, width, c), dtype=like.dtype).transpose(0, 3, 1, 2)
-        for tap, contribution in zip(self.taps(padded), contributions, strict=True):
-            tap += contribution
+        padded = full_images((n, c, h + 2 * ph + self.beyond[0], w + 2 * pw + self.beyond[1]), 0.0, g)
+        for tap, share in zip(self.taps(padded), shares, strict=True):
+            if self.disjoint:
+                xp_of(g).multiply(g, share, out=tap)
+            else:
+                tap += g * share
         return padded[:, :, ph : ph + h, pw : pw + w]
 
 
@@ -108,7 +115,7 @@ def max_pool2d_forward(x: Any, *, where: Windows) -> Any:
 @primitive
 def max_unpool2d(g: Any, winners: Any, *, where: Windows, shape: tuple[int, ...]) -> Any:
     """Return an image of the given shape with each g added at the tap that won."""
-    return where.scatter(shape, (g * won for won in winners), g)
+    return where.scatter(shape, g, winners)
 
 
 @primitive
@@ -126,8 +133,9 @@ def _winners(x: Any, y: Any, where: Windows) -> list[Any]:
     masks = []
     free = y == y
     for tap in where.taps(where.pad(x, -xp_of(x).inf)):
-        won = (tap == y) & free
-        free &= ~won
+        won = tap == y
+        won &= free
+        free ^= won
         masks.append(won)
     return masks
 
@@ -168,8 +176,7 @@ def avg_pool2d_forward(x: Any, *, where: Windows) -> Any:
 def avg_unpool2d(g: Any, *, where: Windows, shape: tuple[int, ...]) -> Any:
     """Return an image of the given shape with each g spread evenly over its window."""
     taps = where.size[0] * where.size[1]
-    share = g / taps
-    return where.scatter(shape, (share for _ in range(taps)), g)
+    return where.scatter(shape, g / taps, taps * [1])
 
 
 defvjp(avg_pool2d_forward, lambda g, y, x, where: avg_unpool2d(g, where=where, shape=x.shape))

@@ -1,0 +1,129 @@
+"""Several cores on one array: the same function on several parts of the work, each part by whoever is free.
+
+NumPy holds Python's lock only between its loops, so threads that spend their time in large array operations run side by
+side; in operations of a few microseconds they would spend it waiting for the lock, so a part should be large. The threads
+are started once and kept, as many as NumPy's BLAS would use (``OPENBLAS_NUM_THREADS`` sets both), and BLAS is held to one
+thread for each of them meanwhile.
+
+What a part computes must depend on nothing but its number, and parts must not write to the same memory; then results are
+the same, to the last bit, whoever computes which part.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from npadv.blas import one_thread, threads
+
+def run(part: Callable[[int], Any], parts: int) -> None:
+    """Call ``part(0)`` ... ``part(parts - 1)``, on several threads if they are free.
+
+    Called from within a part, or while another thread has the workers, it does everything itself: nothing waits, so
+    nothing can wait for itself. An exception of a part stops those not yet begun and is raised here.
+
+    >>> squares = [0, 0, 0]
+    >>> run(lambda i: squares.__setitem__(i, i * i), 3)
+    >>> squares
+    [0, 1, 4]
+    """
+    if parts == 1 or threads() == 1 or not _workers.lock.acquire(blocking=False):
+        for i in range(parts):
+            part(i)
+        return
+    try:
+        with one_thread():
+            _workers.run(part, parts)
+    finally:
+        _workers.lock.release()
+
+
+class Scratch(threading.local):
+    """Memory for what is soon forgotten, kept for the next time: one array for each thread, as large as was ever asked.
+
+    >>> scratch = Scratch()
+    >>> scratch.array((2, 3), "float32").shape
+    (2, 3)
+    """
+
+    def __init__(self) -> None:
+        self.bytes = np.empty(0, np.uint8)
+
+    def array(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Return an array of arbitrary content, good until the same thread asks again."""
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize
+        if size > self.bytes.size:
+            self.bytes = np.empty(size, np.uint8)
+        return self.bytes[:size].view(dtype).reshape(shape)
+
+
+class _Workers:
+    """Threads that wait for a job; ``lock`` is held by whoever has one for them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.threads: list[threading.Thread] = []
+        self.start: list[threading.Semaphore] = []
+        self.done = threading.Semaphore(0)
+        self.job: Callable[[], None] = lambda: None
+
+    def run(self, part: Callable[[int], Any], parts: int) -> None:
+        """Share the parts out among the workers and the caller."""
+        helpers = min(threads(), parts) - 1
+        while len(self.threads) < helpers:
+            self._hire()
+        take = count().__next__
+        errors: list[BaseException] = []
+
+        def job() -> None:
+            while not errors and (i := take()) < parts:
+                try:
+                    part(i)
+                except BaseException as error:
+                    errors.append(error)
+
+        self.job = job
+        for start in self.start[:helpers]:
+            start.release()
+        try:
+            job()
+        finally:
+            for _ in range(helpers):
+                self.done.acquire()
+            self.job = lambda: None  # the job holds on to its arrays
+        if errors:
+            raise errors[0]
+
+    def _hire(self) -> None:
+        start = threading.Semaphore(0)
+
+        def serve() -> None:
+            while True:
+                start.acquire()
+                self.job()
+                self.done.release()
+
+        thread = threading.Thread(target=serve, name=f"npadv-{len(self.threads) + 1}", daemon=True)
+        self.start.append(start)
+        self.threads.append(thread)
+        thread.start()
+
+
+_workers = _Workers()
+
+
+def _forget() -> None:
+    """Begin anew in a forked child, which has none of its parent's threads."""
+    global _workers
+    _workers = _Workers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
