@@ -15,6 +15,7 @@ import numpy as np
 
 from npadv.autodiff import Tensor
 from npadv.backend import Array, like, to_numpy, xp_of
+from npadv.parallel import halves
 
 Schedule = Callable[[int, int], float]
 
@@ -210,10 +211,13 @@ class SGD(Optimizer):
             p -= step_size * g
             return
         momentum = self.now(self.momentum)
-        v = self.memory["velocity"][i]
-        v *= momentum
-        v += (1 - self.dampening) * g
-        p -= step_size * (g + momentum * v if self.nesterov else v)
+
+        def rule(p: Array, v: Array, g: Array) -> None:
+            v *= momentum
+            v += (1 - self.dampening) * g if self.dampening else g
+            p -= step_size * (g + momentum * v if self.nesterov else v)
+
+        halves(rule, p, self.memory["velocity"][i], g)
 
 
 class Adam(Optimizer):
@@ -246,11 +250,15 @@ class Adam(Optimizer):
         """Apply the rule above."""
         (b1, b2), t = self.betas, self.updates + 1
         m, v = self.memory["mean"][i], self.memory["square"][i]
-        m *= b1
-        m += (1 - b1) * g
-        v *= b2
-        v += (1 - b2) * g * g
-        p -= (step_size / (1 - b1**t)) * m / (xp_of(v).sqrt(v / (1 - b2**t)) + self.epsilon)
+
+        def rule(p: Array, m: Array, v: Array, g: Array) -> None:
+            m *= b1
+            m += (1 - b1) * g
+            v *= b2
+            v += (1 - b2) * g * g
+            p -= (step_size / (1 - b1**t)) * m / (xp_of(v).sqrt(v / (1 - b2**t)) + self.epsilon)
+
+        halves(rule, p, m, v, g)
 
 
 def check_setting(name: str, value: float | Schedule, below: float = float("inf")) -> None:

@@ -44,6 +44,25 @@ def run(part: Callable[[int], Any], parts: int) -> None:
         _workers.lock.release()
 
 
+def halves(function: Callable[..., Any], *arrays: Any, least: int = 1 << 18) -> None:
+    """Call a function on the first and on the second half (along the first axis) of arrays of one length, side by side.
+
+    The function changes some of them in place and treats their elements, or at least their rows, alike. Arrays of fewer
+    than ``least`` elements, and CuPy's, are handed to it whole.
+
+    >>> x, y = np.zeros(3), np.array([1.0, 2.0, 3.0])
+    >>> halves(lambda x, y: np.multiply(y, 2, out=x), x, y, least=2)
+    >>> x
+    array([2., 4., 6.])
+    """
+    first = arrays[0]
+    if type(first) is not np.ndarray or first.size < least or len(first) < 2:
+        function(*arrays)
+        return
+    middle = len(first) // 2
+    run(lambda i: function(*(a[i * middle : middle if i == 0 else None] for a in arrays)), 2)
+
+
 class Scratch(threading.local):
     """Memory for what is soon forgotten, kept for the next time: one array for each thread, as large as was ever asked.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from npadv.autodiff import Tensor
 from npadv.backend import Array, xp_of
 
@@ -23,6 +25,8 @@ class MaxNorm:
         """Apply the constraint in place."""
         xp = xp_of(weights)
         length = xp.sqrt((weights * weights).sum(axis=self.axes, keepdims=True))
+        if xp is np and length.max(initial=0) <= self.limit:
+            return  # as after most updates
         weights *= xp.minimum(1, self.limit / xp.maximum(length, self.limit))
 
 

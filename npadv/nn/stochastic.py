@@ -37,9 +37,10 @@ class Dropout(Module):
         if rng is None:
             raise ValueError("Dropout: training needs a random generator: model(x, train=True, rng=rng)")
         values = value_of(x)
-        mask = rng.random(x.shape, dtype=np.float32) >= self.rate
+        draws = np.frombuffer(rng.bytes(2 * x.size), np.uint16).reshape(x.shape)  # of 2**16 numbers: enough for a rate
         factor = 1 / (1 - self.rate) if self.rescale else 1
-        return x * like(mask.astype(values.dtype) * values.dtype.type(factor), values)
+        mask = np.multiply(draws >= round(self.rate * 2**16), factor, dtype=values.dtype)
+        return x * like(mask, values)
 
 
 class BatchNorm(Module):

@@ -223,16 +223,17 @@ def padded_images(x: Any, padding: Pair, *, beyond: Pair = (0, 0), value: float 
     return out
 
 
-def full_images(shape: Shape, value: float, like: Any) -> Any:
-    """Return images (N, C, H, W) of one value in the order of memory that is best where ``like`` lies.
+def full_images(shape: Shape, value: float | None, like: Any) -> Any:
+    """Return images (N, C, H, W) of one value, or not yet of any, in the order of memory that is best where ``like`` lies.
 
     On NumPy that is (H, W, N, C), see ``pixels.py``; the kernels on CuPy take (N, C, H, W) as it stands.
     """
     n, c, h, w = shape
     xp = xp_of(like)
-    if xp is np:
-        return pixels.images(np.full((h, w, n, c), value, dtype=like.dtype))
-    return xp.full(shape, value, dtype=like.dtype)
+    out = pixels.images(np.empty((h, w, n, c), like.dtype)) if xp is np else xp.empty(shape, like.dtype)
+    if value is not None:
+        out[...] = value
+    return out
 
 
 def conv_geometry(stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:

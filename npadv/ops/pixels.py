@@ -148,17 +148,25 @@ def _gather(source: Any, matrices: Any, target: Any, tiles: list[Tile]) -> None:
 def _gather_weights(x: Any, g: Any, problem: Problem) -> Any:
     """Return the gradient of the matrices of all taps: (KH * KW, C, K)."""
     k, c, kh, kw = problem.w
-    dw = np.zeros((kh * kw, c, k), dtype=np.result_type(x, g))
     taps = _taps(problem)
-    pieces = 1 if len(taps) > 8 or c < 64 else 2  # of the channels, where there are few taps to share out
+    parts = 1 if len(taps) > 8 else 2  # with few taps to share out, their sums are halved as well
+    dw = np.zeros((parts, kh * kw, c, k), dtype=np.result_type(x, g))
 
     def part(i: int) -> None:
-        tap, piece = divmod(i, pieces)
-        own = slice(c * piece // pieces, c * (piece + 1) // pieces)
-        add_transposed_products(dw[:, own], x[:, own], g, taps[tap])
+        tap, half = divmod(i, parts)
+        add_transposed_products(dw[half], x, g, taps[tap] if parts == 1 else _half(taps[tap], half))
 
-    parallel.run(part, len(taps) * pieces)
-    return dw
+    parallel.run(part, len(taps) * parts)
+    return dw[0] if parts == 1 else dw[0] + dw[1]
+
+
+def _half(spans: list[Span], second: int) -> list[Span]:
+    """Return the first or the second half of the rows of each span."""
+    return [
+        (at + middle, start + middle, count - middle, tap) if second else (at, start, middle, tap)
+        for at, start, count, tap in spans
+        for middle in (count // 2,)
+    ]
 
 
 Tile = tuple[int, int, list[Span]]

@@ -10,12 +10,13 @@ array operations however many windows there are. Both are handled through a pair
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from npadv.autodiff import defvjp, primitive, value_of
 from npadv.backend import xp_of
 from npadv.ops.conv import Pair, full_images, padded_images, pair
+from npadv.parallel import halves
 
 
 class Windows(NamedTuple):
@@ -27,13 +28,12 @@ class Windows(NamedTuple):
     out: Pair
     beyond: Pair  # rows and columns past the padding that the last windows still cover (ceil_mode)
 
-    def taps(self, padded: Any) -> Iterator[Any]:
-        """Yield, for each position in a window, the view (N, C, OH, OW) of what all windows see there."""
-        for i in range(self.size[0]):
-            for j in range(self.size[1]):
-                rows = slice(i, i + self.stride[0] * self.out[0], self.stride[0])
-                columns = slice(j, j + self.stride[1] * self.out[1], self.stride[1])
-                yield padded[:, :, rows, columns]
+    def taps(self, padded: Any) -> list[Any]:
+        """Return, for each position in a window, the view (N, C, OH, OW) of what all windows see there."""
+        (height, width), (sh, sw), (oh, ow) = self.size, self.stride, self.out
+        return [
+            padded[:, :, i : i + sh * oh : sh, j : j + sw * ow : sw] for i in range(height) for j in range(width)
+        ]
 
     def pad(self, x: Any, value: float) -> Any:
         """Return x with its border."""
@@ -44,17 +44,36 @@ class Windows(NamedTuple):
         """Whether no pixel lies in two windows."""
         return self.stride[0] >= self.size[0] and self.stride[1] >= self.size[1]
 
-    def scatter(self, shape: tuple[int, ...], g: Any, shares: Iterable[Any]) -> Any:
-        """Return an image of the given shape with ``g * share`` (N, C, OH, OW) added at each tap."""
+    def scatter(self, shape: tuple[int, ...], g: Any, masks: list[Any] | None = None) -> Any:
+        """Return an image of the given shape with g (N, C, OH, OW), times its mask if it has one, added at each tap."""
         n, c, h, w = shape
-        ph, pw = self.padding
-        padded = full_images((n, c, h + 2 * ph + self.beyond[0], w + 2 * pw + self.beyond[1]), 0.0, g)
-        for tap, share in zip(self.taps(padded), shares, strict=True):
-            if self.disjoint:
-                xp_of(g).multiply(g, share, out=tap)
-            else:
-                tap += g * share
+        (ph, pw), (bh, bw) = self.padding, self.beyond
+        tiling = masks is not None and self.stride == self.size  # then only what is right of and below them stays 0
+        padded = full_images((n, c, h + 2 * ph + bh, w + 2 * pw + bw), None if tiling else 0.0, g)
+        if tiling:
+            padded[:, :, self.size[0] * self.out[0] :] = 0
+            padded[:, :, :, self.size[1] * self.out[1] :] = 0
+        taps = self.taps(padded)
+        if masks is None:
+            for tap in taps:
+                tap += g
+        elif self.disjoint:
+            by_rows(_put, g, *taps, *masks)
+        else:  # a row of the image may belong to windows of both halves
+            for tap, mask in zip(taps, masks, strict=True):
+                tap += g * mask
         return padded[:, :, ph : ph + h, pw : pw + w]
+
+
+def _put(g: Any, *taps_and_masks: Any) -> None:
+    taps, masks = taps_and_masks[: len(taps_and_masks) // 2], taps_and_masks[len(taps_and_masks) // 2 :]
+    for tap, mask in zip(taps, masks, strict=True):
+        xp_of(g).multiply(g, mask, out=tap)
+
+
+def by_rows(function: Callable[..., None], *images: Any) -> None:
+    """Call a function on the upper and the lower half of images (N, C, H, W), side by side."""
+    halves(function, *(x.transpose(2, 3, 0, 1) for x in images))
 
 
 def windows(
@@ -106,9 +125,14 @@ def max_pool2d_forward(x: Any, *, where: Windows) -> Any:
     """Return the maximum over the taps."""
     xp = xp_of(x)
     first, *rest = where.taps(where.pad(x, -xp.inf))
-    y = xp.copy(first, order="K")
-    for tap in rest:
-        xp.maximum(y, tap, out=y)
+    y = xp.empty_like(first)
+
+    def rows(y: Any, first: Any, *rest: Any) -> None:
+        xp.copyto(y, first)
+        for tap in rest:
+            xp.maximum(y, tap, out=y)
+
+    by_rows(rows, y, first, *rest)
     return y
 
 
@@ -121,22 +145,27 @@ def max_unpool2d(g: Any, winners: Any, *, where: Windows, shape: tuple[int, ...]
 @primitive
 def max_pick2d(u: Any, winners: Any, *, where: Windows) -> Any:
     """Return, for each window, the value of u at the tap that won."""
-    taps = where.taps(where.pad(u, 0.0))
-    y = next(taps) * winners[0]
-    for tap, won in zip(taps, winners[1:], strict=True):
+    first, *rest = where.taps(where.pad(u, 0.0))
+    y = first * winners[0]
+    for tap, won in zip(rest, winners[1:], strict=True):
         y += tap * won
     return y
 
 
 def _winners(x: Any, y: Any, where: Windows) -> list[Any]:
     """Return one boolean (N, C, OH, OW) per tap; over all taps exactly one is true, the first that equals the maximum."""
-    masks = []
-    free = y == y
-    for tap in where.taps(where.pad(x, -xp_of(x).inf)):
-        won = tap == y
-        won &= free
-        free ^= won
-        masks.append(won)
+    xp = xp_of(x)
+    taps = where.taps(where.pad(x, -xp.inf))
+    masks = [xp.empty_like(y, dtype=bool) for _ in taps]
+
+    def rows(y: Any, *taps_and_masks: Any) -> None:
+        free = y == y
+        for tap, won in zip(taps_and_masks[: len(taps)], taps_and_masks[len(taps) :], strict=True):
+            xp.equal(tap, y, out=won)
+            won &= free
+            free ^= won
+
+    by_rows(rows, y, *taps, *masks)
     return masks
 
 
@@ -165,9 +194,9 @@ def avg_pool2d(x: Any, size: int | Pair, *, stride: int | Pair | None = None, pa
 @primitive
 def avg_pool2d_forward(x: Any, *, where: Windows) -> Any:
     """Return the mean over the taps."""
-    taps = where.taps(where.pad(x, 0.0))
-    y = xp_of(x).copy(next(taps), order="K")
-    for tap in taps:
+    first, *rest = where.taps(where.pad(x, 0.0))
+    y = xp_of(x).copy(first, order="K")
+    for tap in rest:
         y += tap
     return y / (where.size[0] * where.size[1])
 
@@ -176,7 +205,7 @@ def avg_pool2d_forward(x: Any, *, where: Windows) -> Any:
 def avg_unpool2d(g: Any, *, where: Windows, shape: tuple[int, ...]) -> Any:
     """Return an image of the given shape with each g spread evenly over its window."""
     taps = where.size[0] * where.size[1]
-    return where.scatter(shape, g / taps, taps * [1])
+    return where.scatter(shape, g / taps)
 
 
 defvjp(avg_pool2d_forward, lambda g, y, x, where: avg_unpool2d(g, where=where, shape=x.shape))

@@ -54,7 +54,10 @@ def logsumexp(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
 
 defvjp(sum, lambda g, y, x, axis=None, keepdims=False: _spread(g, x, axis))
 defvjp(mean, lambda g, y, x, axis=None, keepdims=False: _spread(g / _count(x, axis), x, axis))
-defvjp(max, lambda g, y, x, axis=None, keepdims=False: _spread(g, x, axis) * _first_maximum(value_of(x), axis))
+defvjp(
+    max,
+    lambda g, y, x, axis=None, keepdims=False: _spread(g, x, axis) * _first_maximum(value_of(x), value_of(y), axis),
+)
 defvjp(
     logsumexp,
     lambda g, y, x, axis=None, keepdims=False: _kept(g, x, axis) * exp(x - _kept(y, x, axis)),
@@ -95,13 +98,30 @@ def _spread(g: Any, x: Any, axis: Axis) -> Any:
     return broadcast_to(_kept(g, x, axis), shape=x.shape)
 
 
-def _first_maximum(x: Any, axis: Axis) -> Any:
-    """Return a mask of x's shape that is true at one maximum per reduction, the first read."""
+def _first_maximum(x: Any, y: Any, axis: Axis) -> Any:
+    """Return a mask of x's shape that is true at one maximum per reduction, the first read; y is the maxima."""
     xp = xp_of(x)
     gone = _axes(x, axis)
+    if len(gone) == 1 < x.ndim and x.shape[gone[0]] <= FEW:
+        return _first_of_few(xp.moveaxis(x, gone[0], 0), y.reshape(_reduced(x, axis)), gone[0])
     stay = tuple(a for a in range(x.ndim) if a not in gone)
     order = stay + gone
     rows = x.transpose(order).reshape(*(x.shape[a] for a in stay), _count(x, axis))
     mask = xp.arange(rows.shape[-1]) == rows.argmax(axis=-1)[..., None]
     back = tuple(sorted(range(x.ndim), key=order.__getitem__))
     return mask.reshape([x.shape[a] for a in order]).transpose(back)
+
+
+FEW = 16
+"""Elements among which comparing with the maximum, one whole slice of x after the other, is quicker than searching."""
+
+
+def _first_of_few(slices: Any, y: Any, axis: int) -> Any:
+    xp = xp_of(y)
+    mask = xp.empty((*y.shape[:axis], len(slices), *y.shape[axis:]), dtype=bool)
+    free = y == y  # maxima that no slice before has claimed
+    for x, won in zip(slices, xp.moveaxis(mask, axis, 0), strict=True):
+        xp.equal(x, y, out=won)
+        won &= free
+        free ^= won
+    return mask

@@ -37,7 +37,22 @@ def transpose(x: Any, *, axes: tuple[int, ...] | None = None) -> Any:
     return x.transpose(axes)
 
 
-defvjp(reshape, lambda g, y, x, shape: reshape(g, shape=x.shape))
+@primitive
+def arrange(x: Any, *, axes: tuple[int, ...]) -> Any:
+    """Return x as it is, laid out in memory by the given order of its axes, the last one's elements side by side."""
+    return xp_of(x).ascontiguousarray(x.transpose(axes)).transpose(_inverse(axes))
+
+
+def _reshape_back(g: Any, y: Any, x: Any, shape: tuple[int, ...]) -> Any:
+    """Return g in x's shape, and in x's order of memory: what follows, on the way back, combines it with x."""
+    g, x = reshape(g, shape=x.shape), value_of(x)
+    if x.flags.c_contiguous:
+        return g
+    return arrange(g, axes=tuple(sorted(range(x.ndim), key=lambda axis: -x.strides[axis])))
+
+
+defvjp(reshape, _reshape_back)
+defvjp(arrange, lambda g, y, x, axes: arrange(g, axes=axes))
 defvjp(transpose, lambda g, y, x, axes=None: transpose(g, axes=None if axes is None else _inverse(axes)))
 
 
