@@ -437,10 +437,13 @@ def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = Fal
     >>> float(first.data), float(npadv.grad(first, x))
     (27.0, 18.0)
     """
-    with recording(create_graph):  # whatever no_record() says around: else a second derivative would silently be 0
+    token = _recording.set(create_graph)  # whatever no_record() says: else a second derivative would silently be 0
+    try:
         if isinstance(wrt, Tensor):
             return _gradients(y, [wrt], cotangent, create_graph, unused)[0]
         return _gradients(y, list(wrt), cotangent, create_graph, unused)
+    finally:
+        _recording.reset(token)
 
 
 def _gradients(y: Tensor, wrt: list[Tensor], cotangent: Any, create_graph: bool, unused: str) -> list[Any]:
@@ -493,7 +496,7 @@ def _checked_cotangent(y: Tensor, wrt: list[Tensor], cotangent: Any, unused: str
     if cotangent is None:
         if y.size != 1:
             raise ValueError(f"grad(y): y has shape {y.shape}; give a cotangent of that shape, or reduce y to a scalar")
-        return xp_of(y.data).ones_like(y.data)
+        return np.ones(y.shape, y.dtype) if type(y.data) is np.ndarray else xp_of(y.data).ones_like(y.data)
     if not isinstance(cotangent, Tensor):
         cotangent = xp_of(y.data).asarray(cotangent, dtype=y.dtype)
     if cotangent.shape != y.shape:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numpy.linalg import _umath_linalg  # type: ignore[attr-defined]  # an extension module that is linked to the BLAS
+from numpy.linalg import _umath_linalg  # an extension module that is linked to the BLAS
 
 Span = tuple[int, int, int, int]
 """(at, start, count, tap): rows at..at+count of y belong to rows start..start+count of x, through matrix ``w[tap]``."""
@@ -52,7 +52,7 @@ def add_products(y: np.ndarray, x: np.ndarray, w: np.ndarray, spans: Iterable[Sp
         return
     y0, x0, w0 = y.ctypes.data, x.ctypes.data, w.ctypes.data
     y_row, x_row, (w_tap, w_row, item), (_, c, k) = y.strides[0], x.strides[0], w.strides, w.shape
-    ldy, ldx, ldw = y_row // item, x_row // item, w_row // item
+    ldy, ldx, ldw = max(k, y_row // item), max(c, x_row // item), max(k, w_row // item)  # of a single row, any stride
     for at, start, count, tap in spans:  # y = 1.0 x w + 1.0 y
         gemm(
             _ROW_MAJOR, _PLAIN, _PLAIN, count, k, c, 1.0, x0 + start * x_row, ldx, w0 + tap * w_tap, ldw,
@@ -72,7 +72,7 @@ def add_transposed_products(w: np.ndarray, x: np.ndarray, y: np.ndarray, spans: 
         return
     y0, x0, w0 = y.ctypes.data, x.ctypes.data, w.ctypes.data
     y_row, x_row, (w_tap, w_row, item), (_, c, k) = y.strides[0], x.strides[0], w.strides, w.shape
-    ldy, ldx, ldw = y_row // item, x_row // item, w_row // item
+    ldy, ldx, ldw = max(k, y_row // item), max(c, x_row // item), max(k, w_row // item)  # of a single row, any stride
     for at, start, count, tap in spans:  # w = 1.0 x' y + 1.0 w
         gemm(
             _ROW_MAJOR, _TRANSPOSED, _PLAIN, c, k, count, 1.0, x0 + start * x_row, ldx, y0 + at * y_row, ldy,

@@ -25,7 +25,7 @@ def softmax(x: Any, axis: int = -1) -> Any:
     >>> softmax(np.array([1000.0, 1000.0]))
     array([0.5, 0.5])
     """
-    return ops.exp(log_softmax(x, axis))
+    return ops.softmax(x, axis=axis)
 
 
 def log_softmax(x: Any, axis: int = -1) -> Any:
@@ -89,12 +89,10 @@ def cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> Any:
     if targets.ndim == 2:
         check_soft_targets(targets, logits.shape)
         weights = targets if isinstance(targets, Tensor) else targets.astype(logits.dtype, copy=False)
-        losses = -ops.sum(weights * log_softmax(logits), axis=1)
-    else:
-        labels = check_labels(targets, logits.shape[1], logits.shape[0])
-        rows = xp_of(labels).arange(logits.shape[0])
-        losses = -ops.getitem(log_softmax(logits), index=(rows, labels))
-    return reduce(losses, reduction)
+        return reduce(-ops.sum(weights * log_softmax(logits), axis=1), reduction)
+    labels = check_labels(targets, logits.shape[1], logits.shape[0])
+    check_reduction(reduction, logits.shape[0])
+    return ops.softmax_cross_entropy(logits, labels=labels, reduction=reduction)
 
 
 def kl_divergence(p_logits: Any, q_logits: Any, reduction: str = "mean") -> Any:
@@ -137,15 +135,18 @@ def binary_cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> 
 
 def reduce(losses: Any, reduction: str) -> Any:
     """Return losses as they are (``"none"``), summed or averaged."""
+    check_reduction(reduction, losses.size)
     if reduction == "none":
         return losses
-    if reduction == "sum":
-        return ops.sum(losses)
-    if reduction == "mean":
-        if losses.size == 0:
-            raise ValueError("reduction='mean': expected at least one example, got an empty batch")
-        return ops.mean(losses)
-    raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    return ops.sum(losses) if reduction == "sum" else ops.mean(losses)
+
+
+def check_reduction(reduction: str, size: int) -> None:
+    """Raise a ValueError unless a reduction is known and has something to average."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    if reduction == "mean" and size == 0:
+        raise ValueError("reduction='mean': expected at least one example, got an empty batch")
 
 
 # Targets --------------------------------------------------------------------------------------------------------------
@@ -173,7 +174,7 @@ def check_labels(labels: Any, classes: int, n: int | None = None, name: str = "l
         )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{name}: expected integer classes 0..{classes - 1}, got dtype {labels.dtype}")
-    if labels.size and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+    if labels.size and labels.view(f"u{labels.itemsize}").max() >= classes:  # a negative one, too, is then too large
         raise ValueError(
             f"{name}: expected classes 0..{classes - 1}, got values from {int(labels.min())} to {int(labels.max())}"
         )

@@ -22,6 +22,7 @@ import numpy as np
 
 from npadv.blas import one_thread, threads
 
+
 def run(part: Callable[[int], Any], parts: int) -> None:
     """Call ``part(0)`` ... ``part(parts - 1)``, on several threads if they are free.
 
@@ -80,7 +81,8 @@ class Scratch(threading.local):
         size = math.prod(shape) * dtype.itemsize
         if size > self.bytes.size:
             self.bytes = np.empty(size, np.uint8)
-        return self.bytes[:size].view(dtype).reshape(shape)
+        array: np.ndarray = self.bytes[:size].view(dtype).reshape(shape)
+        return array
 
 
 class _Workers:

@@ -19,8 +19,9 @@ COUNTS = {"waits": 0, "uploads": 0, "launches": 0}
 
 
 NAMES = """
-abs arange argsort ascontiguousarray broadcast_to clip concatenate copy cumsum empty exp eye full isfinite log log1p maximum
-may_share_memory minimum ones_like pad sign sqrt stack take_along_axis tanh where zeros zeros_like
+abs arange argsort ascontiguousarray broadcast_to clip concatenate copy copyto cumsum empty empty_like equal exp eye full
+isfinite log log1p maximum may_share_memory minimum moveaxis multiply ones_like pad sign sqrt stack take_along_axis tanh
+where zeros zeros_like
 """
 
 
@@ -93,7 +94,7 @@ class ndarray:
         self.host[unwrap(index)] = unwrap(value)
 
 
-for _name in ("shape", "dtype", "ndim", "size", "flags", "T"):
+for _name in ("shape", "strides", "dtype", "itemsize", "ndim", "size", "flags", "T"):
     setattr(ndarray, _name, property(lambda self, name=_name: wrap(getattr(self.host, name))))
 for _name in (
     "all",
@@ -109,6 +110,7 @@ for _name in (
     "reshape",
     "sum",
     "transpose",
+    "view",
 ):
     setattr(ndarray, _name, on_device(getattr(np.ndarray, _name)))
 
@@ -139,7 +141,7 @@ def in_place(function):
     return call
 
 
-for _name in ("iadd", "isub", "imul", "itruediv"):
+for _name in ("iadd", "isub", "imul", "itruediv", "iand", "ixor"):
     setattr(ndarray, f"__{_name}__", in_place(getattr(operator, f"__{_name}__")))
 
 

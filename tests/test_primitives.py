@@ -185,6 +185,33 @@ def convolutions(draw, of=("x", "w")):
 
 
 @st.composite
+def rows(draw):
+    """Return x (N, D), w (D, K) and a row b (K,)."""
+    n, d, k = (draw(st.integers(0, 3)) for _ in range(3))
+    return tuple(draw(arrays(shape)) for shape in ((n, d), (d, k), (k,))), {}
+
+
+@st.composite
+def arrangements(draw):
+    x = draw(arrays())
+    return (x,), {"axes": tuple(draw(st.permutations(range(x.ndim))))}
+
+
+@st.composite
+def softmaxes(draw):
+    x = draw(arrays(hnp.array_shapes(min_dims=1, max_dims=3, max_side=3)))
+    return (x,), {"axis": draw(st.integers(-x.ndim, x.ndim - 1))}
+
+
+@st.composite
+def classifications(draw):
+    reduction = draw(st.sampled_from(["none", "sum", "mean"]))
+    n, k = draw(st.integers(reduction == "mean", 3)), draw(st.integers(1, 4))
+    labels = draw(hnp.arrays(draw(st.sampled_from([np.int64, np.uint8])), n, elements=st.integers(0, k - 1)))
+    return (draw(arrays((n, k))),), {"labels": labels, "reduction": reduction}
+
+
+@st.composite
 def poolings(draw, *, of="x", maximum=False):
     """Return a call of a pooling's primitive: of an image x, of a cotangent g, or of an image u to read at x's maxima."""
     size = draw(st.tuples(st.integers(1, 3), st.integers(1, 2)))
@@ -206,6 +233,8 @@ def poolings(draw, *, of="x", maximum=False):
 TABLE = {
     "abs": unary(nonzero),
     "add": binary(smooth, smooth),
+    "affine": rows(),
+    "arrange": arrangements(),
     "astype": joined(arrays(), dtype=st.just(np.dtype(np.float64))),
     "avg_pool2d_forward": poolings(),
     "avg_unpool2d": poolings(of="g"),
@@ -238,6 +267,8 @@ TABLE = {
     "scatter_along_axis": lookups(scattering=True),
     "sigmoid": unary(smooth),
     "sign": unary(nonzero),
+    "softmax": softmaxes(),
+    "softmax_cross_entropy": classifications(),
     "softplus": unary(smooth),
     "sqrt": unary(positive),
     "square": unary(smooth),

@@ -2,6 +2,7 @@
 
 from npadv.attacks.fgsm import fgsm
 from npadv.attacks.lbfgs import LBFGSResult, lbfgs
+from npadv.attacks.pgd import pgd
 from npadv.attacks.result import AttackResult
 
-__all__ = ["AttackResult", "LBFGSResult", "fgsm", "lbfgs"]
+__all__ = ["AttackResult", "LBFGSResult", "fgsm", "lbfgs", "pgd"]

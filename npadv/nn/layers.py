@@ -50,8 +50,7 @@ class Dense(Module):
             raise ValueError(
                 f"Dense(x): expected shape (N, {self.inputs}), got {x.shape}; Flatten() comes before Dense"
             )
-        y = ops.matmul(x, self.weight)
-        return y if self.bias is None else y + self.bias
+        return ops.matmul(x, self.weight) if self.bias is None else ops.affine(x, self.weight, self.bias)
 
 
 class Maxout(Module):

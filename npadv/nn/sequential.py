@@ -45,7 +45,6 @@ class Sequential(Module):
         return "\n".join(["Sequential(", *(f"    {layer!r}," for layer in self.layers), f")  # {size:,} parameters"])
 
 
-
 def _pooled_first(layers: Sequence[Module]) -> list[Callable[..., Any]]:
     """Return the layers as steps, each max pooling moved before the biases and ReLUs that it follows.
 

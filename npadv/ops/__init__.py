@@ -25,9 +25,9 @@ from npadv.ops.elementwise import (
     tanh,
     where,
 )
-from npadv.ops.linalg import matmul
+from npadv.ops.linalg import affine, matmul
 from npadv.ops.pool import avg_pool2d, max_pool2d
-from npadv.ops.reduce import logsumexp, max, mean, min, sum
+from npadv.ops.reduce import logsumexp, max, mean, min, softmax, softmax_cross_entropy, sum
 from npadv.ops.shape import (
     broadcast_to,
     concatenate,
@@ -45,6 +45,7 @@ from npadv.ops.shape import (
 __all__ = [
     "abs",
     "add",
+    "affine",
     "astype",
     "avg_pool2d",
     "broadcast_to",
@@ -74,6 +75,8 @@ __all__ = [
     "scatter_add",
     "sigmoid",
     "sign",
+    "softmax",
+    "softmax_cross_entropy",
     "softplus",
     "sqrt",
     "square",

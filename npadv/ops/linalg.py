@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 
 from npadv import parallel
-from npadv.autodiff import defvjp, primitive
+from npadv.autodiff import Tensor, defvjp, primitive
 from npadv.blas import one_thread
-from npadv.ops.shape import expand_dims, reshape, swap_last_axes, unbroadcast
+from npadv.ops.shape import expand_dims, reshape, sum_to, swap_last_axes, transpose, unbroadcast
 
 
 @primitive
 def matmul(a: Any, b: Any) -> Any:
     """Return the matrix product a @ b, by NumPy's rules for one, two and more dimensions."""
+    return _product(a, b)
+
+
+def _product(a: Any, b: Any) -> Any:
     if type(a) is np.ndarray and a.ndim == 2 == b.ndim and len(a) > 1 and a.size * b.shape[1] >= MEDIUM:
         return _shared_product(a, b)
     return a @ b
@@ -54,14 +58,14 @@ def _shared_product(a: Any, b: Any) -> Any:
 
 def _left(g: Any, y: Any, a: Any, b: Any) -> Any:
     if a.ndim == b.ndim == 2:
-        return matmul(g, swap_last_axes(b))
+        return matmul(g, _transposed(b))
     g, a_matrix, b_matrix = _as_matrices(g, a, b)
     return reshape(unbroadcast(matmul(g, swap_last_axes(b_matrix)), a_matrix), shape=a.shape)
 
 
 def _right(g: Any, y: Any, a: Any, b: Any) -> Any:
     if a.ndim == b.ndim == 2:
-        return matmul(swap_last_axes(a), g)
+        return matmul(_transposed(a), g)
     g, a_matrix, b_matrix = _as_matrices(g, a, b)
     return reshape(unbroadcast(matmul(swap_last_axes(a_matrix), g), b_matrix), shape=b.shape)
 
@@ -75,4 +79,26 @@ def _as_matrices(g: Any, a: Any, b: Any) -> tuple[Any, Any, Any]:
     return g, a, b
 
 
+def _transposed(m: Any) -> Any:
+    return transpose(m) if isinstance(m, Tensor) else m.T
+
+
 defvjp(matmul, _left, _right)
+
+
+@primitive
+def affine(x: Any, w: Any, b: Any) -> Any:
+    """Return x @ w + b for matrices x (N, D), w (D, K) and a row b (K,): what a dense layer computes, in one operation."""
+    y = _product(x, w)
+    if b.dtype != y.dtype:
+        return y + b
+    y += b
+    return y
+
+
+defvjp(
+    affine,
+    lambda g, y, x, w, b: matmul(g, _transposed(w)),
+    lambda g, y, x, w, b: matmul(_transposed(x), g),
+    lambda g, y, x, w, b: sum_to(g, shape=b.shape),
+)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -183,7 +184,7 @@ def _tiles(problem: Problem, backward: bool) -> list[Tile]:
     tiles = []
     for r in range(target[2]):
         spans = list(_spans(problem, r, backward))
-        for low, high in zip(cuts, cuts[1:], strict=False):
+        for low, high in pairwise(cuts):
             first, last = r * row + low, r * row + high
             tiles.append((first, last, [cut for span in spans if (cut := _within(span, first, last))]))
     return tiles
@@ -248,9 +249,7 @@ def _narrow(problem: Problem) -> Problem:
     """Return the problem that is left when the images have been unfolded."""
     (n, c, height, _), (k, _, kh, kw), y, geometry = problem
     (sh, _), (ph, _), (dh, _), groups = geometry
-    return Problem(
-        (n, kw * c, height, y[3]), (k, kw * c, kh, 1), y, type(geometry)((sh, 1), (ph, 0), (dh, 1), groups)
-    )
+    return Problem((n, kw * c, height, y[3]), (k, kw * c, kh, 1), y, type(geometry)((sh, 1), (ph, 0), (dh, 1), groups))
 
 
 def _unfolded(p: Any, problem: Problem) -> Any:
@@ -393,7 +392,7 @@ def _blocks(problem: Problem) -> list[Block]:
         return [Block(top, min(top + step, height), 0, width) for top in range(0, height, step)]
     pieces = -(-width // max(fit, 4))
     cuts = [width * piece // pieces for piece in range(pieces + 1)]
-    edges = list(zip(cuts, cuts[1:], strict=False))
+    edges = list(pairwise(cuts))
     return [Block(top, top + 1, left, right) for top in range(height) for left, right in edges]
 
 

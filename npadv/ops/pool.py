@@ -31,9 +31,7 @@ class Windows(NamedTuple):
     def taps(self, padded: Any) -> list[Any]:
         """Return, for each position in a window, the view (N, C, OH, OW) of what all windows see there."""
         (height, width), (sh, sw), (oh, ow) = self.size, self.stride, self.out
-        return [
-            padded[:, :, i : i + sh * oh : sh, j : j + sw * ow : sw] for i in range(height) for j in range(width)
-        ]
+        return [padded[:, :, i : i + sh * oh : sh, j : j + sw * ow : sw] for i in range(height) for j in range(width)]
 
     def pad(self, x: Any, value: float) -> Any:
         """Return x with its border."""

@@ -1,4 +1,4 @@
-"""Operations that reduce axes: sum, mean, max and min, logsumexp.
+"""Operations that reduce axes: sum, mean, max and min, logsumexp, and what a classifier makes of its logits.
 
 ``axis`` is None (all axes), an integer or a tuple of integers, as in NumPy. Where several elements share the maximum,
 the gradient goes to the first, in the order the elements are read.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from npadv.autodiff import defvjp, primitive, value_of
+from npadv.autodiff import Tensor, defvjp, primitive, value_of
 from npadv.backend import xp_of
 from npadv.ops.elementwise import exp
 from npadv.ops.shape import broadcast_to, reshape
@@ -62,6 +62,49 @@ defvjp(
     logsumexp,
     lambda g, y, x, axis=None, keepdims=False: _kept(g, x, axis) * exp(x - _kept(y, x, axis)),
 )
+
+
+@primitive
+def softmax(x: Any, *, axis: int = -1) -> Any:
+    """Return exp(x) / sum(exp(x)) along an axis, without overflow."""
+    return _softmax(x, axis)
+
+
+def _softmax(x: Any, axis: int) -> Any:
+    y = xp_of(x).exp(x - x.max(axis=axis, keepdims=True))
+    y /= y.sum(axis=axis, keepdims=True)
+    return y
+
+
+@primitive
+def softmax_cross_entropy(x: Any, *, labels: Any, reduction: str) -> Any:
+    """Return -log(softmax(x)[label]) for logits x (N, K) and classes (N,): as (N,), or their ``"sum"`` or ``"mean"``.
+
+    One operation for the end of every classifier: its gradient, softmax(x) - one_hot(labels), needs none of the steps
+    between.
+    """
+    xp = xp_of(x)
+    shifted = x - x.max(axis=1, keepdims=True)
+    losses = xp.log(xp.exp(shifted).sum(axis=1)) - shifted[xp.arange(len(x)), labels]
+    if reduction == "none":
+        return losses
+    return losses.sum() if reduction == "sum" else losses.sum() / len(x)
+
+
+def _softmax_cross_entropy_rule(g: Any, y: Any, x: Any, labels: Any, reduction: str) -> Any:
+    xp = xp_of(labels)
+    if isinstance(x, Tensor):
+        error = softmax(x, axis=1) - (labels[:, None] == xp.arange(x.shape[1]))
+    else:
+        error = _softmax(x, 1)
+        error[xp.arange(len(x)), labels] -= 1
+    if reduction == "mean":
+        g = g / len(x)
+    return error * (reshape(g, shape=(len(x), 1)) if reduction == "none" else g)
+
+
+defvjp(softmax, lambda g, y, x, axis=-1: y * (g - sum(g * y, axis=axis, keepdims=True)))
+defvjp(softmax_cross_entropy, _softmax_cross_entropy_rule)
 
 
 def min(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:

@@ -1,0 +1,429 @@
+"""The fast paths equal their plain oracles: for all shapes and layouts, on several threads, and after an exception."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import types
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import arrays, images
+
+from npadv import Tensor, blas, grad, memory, nn, ops, parallel
+from npadv.functional import cross_entropy
+from npadv.ops import conv, linalg, pixels
+from npadv.ops.conv import conv_geometry, output_shape
+from npadv.ops.pixels import Problem
+from npadv.testing import check_grads
+
+# The ways of pixels.py: where each begins, as settings that leave it no choice.
+WAYS = {
+    "taps": {"FEW_CHANNELS": 0, "FEW_ROWS": 0, "LARGE": 0},
+    "rows": {"FEW_CHANNELS": 0, "FEW_ROWS": 0, "LARGE": 1 << 60},
+    "columns": {"FEW_CHANNELS": 1 << 60},
+    "columns, one pixel at a time": {"FEW_CHANNELS": 1 << 60, "CACHED": 1},
+}
+
+
+every_way = pytest.mark.parametrize("way", WAYS)
+
+
+@contextlib.contextmanager
+def taking(way, threads=1):
+    """Leave no choice of the way, nor of the number of threads, whatever the machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in WAYS[way].items():
+            patch.setattr(pixels, name, value)
+        patch.setattr(parallel, "threads", lambda: threads)
+        pixels._blocks.cache_clear()  # it remembers sizes that a way changes
+        yield
+    pixels._blocks.cache_clear()
+
+
+@st.composite
+def problems(draw, dtype=np.float64):
+    """Return x, w, g and the geometry of a convolution; sizes on both sides of what any path might cut at."""
+    groups = draw(st.sampled_from([1, 1, 2]))
+    stride, padding, dilation = (
+        draw(st.tuples(some, some)) for some in (st.integers(1, 3), st.integers(0, 3), st.integers(1, 2))
+    )
+    geometry = conv_geometry(stride, padding, dilation, groups)
+    c, k = draw(st.integers(1, 5)), draw(st.integers(1, 5)) * groups
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    least = [max(1, d * (n - 1) + 1 - 2 * p) for d, n, p in zip(dilation, kernel, padding, strict=True)]
+    size = [n + draw(st.integers(0, 7)) for n in least]
+    x_shape, w_shape = (draw(st.integers(0, 4)), c * groups, *size), (k, c, *kernel)
+    y_shape = output_shape(x_shape, w_shape, geometry)
+    x, w, g = (draw(images(shape)).astype(dtype) for shape in (x_shape, w_shape, y_shape))
+    return x, w, g, geometry
+
+
+def agree(got, expected, terms):
+    """To the rounding of a sum of so many terms, in whatever order."""
+    assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+    bound = 4 * np.sqrt(terms + 1) * np.finfo(got.dtype).eps * np.abs(expected).max(initial=1) * 4
+    np.testing.assert_allclose(got, expected, rtol=0, atol=bound)
+
+
+@every_way
+@settings(max_examples=60)
+@given(data=st.data())
+def test_all_three_convolutions_are_the_plain_ones(way, data):
+    x, w, g, geometry = data.draw(problems(data.draw(st.sampled_from([np.float32, np.float64]))))
+    problem = Problem(x.shape, w.shape, g.shape, geometry)
+    kept = [a.copy() for a in (x, w, g)]
+    with taking(way, threads=data.draw(st.sampled_from([1, 2, 5]))):
+        agree(pixels.conv2d(x, w, problem), conv.plain_conv2d(x, w, geometry), w[0].size)
+        agree(pixels.input_grad(g, w, problem), conv.plain_input_grad(g, w, x.shape, geometry), w[:, 0].size)
+        agree(pixels.weight_grad(x, g, problem), conv.plain_weight_grad(x, g, w.shape, geometry), g[:, 0].size)
+    for a, b in zip((x, w, g), kept, strict=True):
+        np.testing.assert_array_equal(a, b)  # and changed none of them
+
+
+@every_way
+@settings(max_examples=15)
+@given(data=st.data())
+def test_first_and_second_derivatives_by_every_way(way, data):
+    x, w, _, geometry = data.draw(problems().filter(lambda drawn: drawn[0].size < 60))
+    with taking(way, threads=2):
+        check_grads(lambda x, w: ops.conv2d(x, w, **geometry._asdict()), [x, w], order=2)
+
+
+@pytest.mark.parametrize(
+    ("c", "k", "size", "kernel", "padding", "expected"),
+    [(1, 32, 28, 5, 0, "columns"), (32, 64, 9, 5, 2, "rows"), (64, 64, 32, 3, 1, "taps")],
+)
+def test_the_papers_layers_go_the_way_meant_for_them(c, k, size, kernel, padding, expected):
+    geometry = conv_geometry(1, padding, 1, 1)
+    shapes = (128, c, size, size), (k, c, kernel, kernel)
+    problem = Problem(*shapes, output_shape(*shapes, geometry), geometry)
+    assert ("columns" if pixels._thin(problem) else "taps" if pixels._large(problem) else "rows") == expected
+
+
+@every_way
+def test_results_lie_in_memory_as_the_next_operation_likes_them(way):
+    with taking(way):
+        x = Tensor(np.ones((3, 4, 6, 5)), requires_grad=True)
+        y = ops.conv2d(x, np.ones((2, 4, 3, 3)))
+        g = grad(y, x, np.ones(y.shape))
+    for result in (y.data, g):
+        assert np.shares_memory(pixels.pixels(result), result)  # a view: nothing is copied
+
+
+@every_way
+def test_mixed_precisions_compute_in_the_wider_one(way):
+    with taking(way):
+        y = ops.conv2d(np.ones((2, 3, 5, 5), np.float32), np.ones((2, 3, 3, 3)))
+    assert y.dtype == np.float64
+    assert (y == 27).all()
+
+
+# Matrix products ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@settings(max_examples=50)
+@given(data=st.data())
+def test_products_are_added_to_what_is_there(direct, data):
+    r, q, c, k, taps = (data.draw(st.integers(1, n)) for n in (9, 9, 5, 5, 3))
+    dtype, rtol = data.draw(st.sampled_from([(np.float32, 1e-5), (np.float64, 1e-13)]))
+    y, x, w = (data.draw(arrays(shape)).astype(dtype, order="C") for shape in ((r, k), (q, c + 2), (taps, c, k)))
+    x = x[:, 1:-1]  # rows that lie apart
+    counts = data.draw(st.lists(st.integers(0, min(r, q)), max_size=4))
+    spans = [tuple(data.draw(st.integers(0, top)) for top in (r - n, q - n)) for n in counts]
+    spans = [(*places, n, data.draw(st.integers(0, taps - 1))) for places, n in zip(spans, counts, strict=True)]
+    expected_y, expected_w = y.copy(), w.copy()
+    for at, start, n, tap in spans:
+        expected_w[tap] += x[start : start + n].T @ y[at : at + n]
+        expected_y[at : at + n] += x[start : start + n] @ w[tap]
+    with pytest.MonkeyPatch.context() as patch:
+        if not direct:
+            patch.setattr(blas, "_GEMM", {})
+        kept = y.copy()
+        blas.add_products(y, x, w, spans)
+        np.testing.assert_allclose(y, expected_y, rtol=rtol, atol=rtol)
+        blas.add_transposed_products(w, x, kept, spans)
+        np.testing.assert_allclose(w, expected_w, rtol=rtol, atol=rtol)
+
+
+def test_the_blas_of_numpys_wheels_is_found():
+    name = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
+    if name == "scipy-openblas":
+        assert set(blas._GEMM) == {"f", "d"}
+        assert blas.threads() == blas._get_threads() >= 1
+    else:  # whatever another build has, what is found has been tried
+        assert blas._right(blas._GEMM)
+
+
+def test_a_product_that_computes_something_else_is_not_used():
+    def wrong(*arguments):
+        pass
+
+    assert not blas._right({"f": wrong})
+
+
+def run_python(code, **environment):
+    """Run some code in a process of its own, which must not fail; return what it printed."""
+    unset = {"OPENBLAS_NUM_THREADS": "2", **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | unset, capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+
+
+def test_blas_can_be_left_alone():
+    code = "from npadv import blas; print(blas._GEMM, blas.threads())"
+    assert run_python(code, NPADV_BLAS="numpy").split() == ["{}", "1"]
+
+
+def test_shared_matrix_products_are_products():
+    rng = np.random.default_rng(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "threads", lambda: 2)
+        for m, k, n in [(130, 200, 90), (90, 200, 131), (2, 3000, 400)]:
+            for dtype in (np.float32, np.float64):
+                a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((n, k)).astype(dtype).T
+                assert a.size * n >= linalg.LARGE
+                agree(ops.matmul(a, b), np.einsum("ij,jk->ik", a, b), k)
+    with pytest.raises(ValueError, match="matmul"):
+        ops.matmul(np.ones((300, 300)), np.ones((299, 300)))
+    assert ops.matmul(np.ones((300, 300), np.float32), np.ones((300, 300))).dtype == np.float64
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(monkeypatch):
+    monkeypatch.setattr(parallel, "threads", lambda: 3)
+
+
+def test_every_part_runs_once_and_several_threads_take_part(three):
+    seen, together = [], threading.Barrier(3, timeout=10)
+
+    def part(i):
+        if i < 3:
+            together.wait()  # would break if one thread did all
+        seen.append((i, threading.get_ident()))
+
+    parallel.run(part, 20)
+    assert sorted(i for i, _ in seen) == list(range(20))
+    assert len({thread for _, thread in seen}) == 3
+
+
+def test_blas_has_one_thread_meanwhile_and_its_own_again_afterwards(three):
+    before, during = blas.threads(), []
+    parallel.run(lambda i: during.append(blas._get_threads()), 6)
+    assert set(during) == {1}
+    assert blas.threads() == blas._get_threads() == before
+
+
+def test_within_a_part_everything_is_done_at_once(three):
+    inner = []
+    parallel.run(lambda i: parallel.run(lambda j: inner.append((i, j, threading.get_ident())), 4), 3)
+    assert len(inner) == 12
+    for i in range(3):  # by the thread that asked
+        assert len({thread for part, _, thread in inner if part == i}) == 1
+
+
+@pytest.mark.parametrize("failing", [0, 5])
+def test_an_exception_comes_out_and_the_workers_stay_usable(three, failing):
+    done = []
+
+    def part(i):
+        if i == failing:
+            raise KeyError(i)
+        done.append(i)
+
+    with pytest.raises(KeyError, match=str(failing)):
+        parallel.run(part, 1000)
+    assert len(done) < 1000  # what had not begun was left
+    done.clear()
+    parallel.run(done.append, 7)
+    assert sorted(done) == list(range(7))
+    assert blas._held.inside == 0
+
+
+def test_halves_meet_in_the_middle_once(three):
+    for n in (1, 2, 3, 8, 9):
+        x, y = np.zeros((n, 2)), np.arange(2.0 * n).reshape(n, 2)
+        parallel.halves(lambda x, y: np.add(x, y, out=x), x, y, least=1)
+        np.testing.assert_array_equal(x, y)
+
+
+def test_scratch_is_each_threads_own_and_grows():
+    scratch, other = parallel.Scratch(), []
+    mine = scratch.array((2, 3), np.float32)
+    thread = threading.Thread(target=lambda: other.append(scratch.array((2, 3), np.float32)))
+    thread.start()
+    thread.join()
+    assert not np.shares_memory(mine, other[0])
+    assert np.shares_memory(mine, scratch.array((6,), np.float32))
+    assert scratch.array((100, 100), np.float64).shape == (100, 100)
+
+
+def small_convnet(seed=0):
+    rng = np.random.default_rng(seed)
+    return nn.Sequential(
+        nn.Conv2D(1, 16, 3, padding=1, rng=rng),
+        nn.ReLU(),
+        nn.MaxPool2D(2),
+        nn.Conv2D(16, 16, 3, rng=rng),
+        nn.MaxPool2D(2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dense(64, 10, rng=rng),
+    )
+
+
+def gradients(model, x, y):
+    inputs = Tensor(x, requires_grad=True)
+    return grad(cross_entropy(model(inputs), y), [inputs, *model.parameters()])
+
+
+@pytest.fixture
+def lively(monkeypatch):
+    """Many small parts for many threads, from the smallest sizes on."""
+    monkeypatch.setattr(parallel, "threads", lambda: 3)
+    monkeypatch.setattr(pixels, "FEW_ROWS", 0)
+    monkeypatch.setattr(linalg, "MEDIUM", 1)
+    monkeypatch.setattr(linalg, "LARGE", 1)
+    monkeypatch.setattr(parallel.halves, "__kwdefaults__", {"least": 2})
+
+
+def test_from_several_threads_at_once_each_gets_its_own_result(lively):
+    model, rng = small_convnet(), np.random.default_rng(1)
+    batches = [(rng.random((20, 1, 12, 12), np.float32), rng.integers(0, 10, 20)) for _ in range(4)]
+    expected = [gradients(model, x, y) for x, y in batches]
+    wrong = []
+
+    def repeat(k):
+        for _ in range(15):
+            for got, right in zip(gradients(model, *batches[k]), expected[k], strict=True):
+                if not np.array_equal(got, right):
+                    wrong.append(k)
+
+    threads = [threading.Thread(target=repeat, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_the_number_of_threads_changes_no_bit(lively, monkeypatch):
+    model, rng = small_convnet(), np.random.default_rng(1)
+    x, y = rng.random((20, 1, 12, 12), np.float32), rng.integers(0, 10, 20)
+    several = gradients(model, x, y)
+    monkeypatch.setattr(parallel, "threads", lambda: 1)
+    for got, expected in zip(gradients(model, x, y), several, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_after_an_exception_in_the_middle_all_is_as_before(lively, monkeypatch):
+    model, rng = small_convnet(), np.random.default_rng(1)
+    x, y = rng.random((20, 1, 12, 12), np.float32), rng.integers(0, 10, 20)
+    expected = gradients(model, x, y)
+    calls, add_products = iter(range(100)), blas.add_products
+
+    def failing(*args):
+        if next(calls) == 3:
+            raise MemoryError("in the middle")
+        add_products(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pixels, "add_products", failing)
+        with pytest.raises(MemoryError, match="in the middle"):
+            gradients(model, x, y)
+    for got, right in zip(gradients(model, x, y), expected, strict=True):
+        np.testing.assert_array_equal(got, right)
+
+
+def test_a_forked_child_has_workers_of_its_own():
+    code = """
+import os
+from npadv import parallel
+parallel.threads = lambda: 2
+parallel.run(lambda i: None, 2)
+child = os.fork()
+if child == 0:
+    done = []
+    parallel.run(done.append, 5)
+    os._exit(0 if sorted(done) == [0, 1, 2, 3, 4] else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    assert run_python(code).strip() == "0"
+
+
+# Order of layers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.1), nn.LeakyReLU(-0.5), nn.Tanh()])
+@pytest.mark.parametrize("bias", [True, False])
+def test_pooling_first_changes_no_bit(activation, bias):
+    rng = np.random.default_rng(0)
+    layers = [nn.Conv2D(2, 5, 3, rng=rng, bias=bias), activation, nn.MaxPool2D(3, stride=2, ceil_mode=True)]
+    if bias:
+        layers[0].bias.assign(rng.standard_normal((5, 1, 1)).astype(np.float32))
+    x = Tensor(rng.standard_normal((4, 2, 9, 8)).astype(np.float32), requires_grad=True)
+    y = x
+    for layer in layers:
+        y = layer(y)
+    fast = nn.Sequential(*layers)(x)
+    np.testing.assert_array_equal(fast.data, y.data)
+    g = rng.standard_normal(y.shape).astype(np.float32)
+    wrt = [x, *layers[0].parameters()]
+    for got, expected in zip(grad(fast, wrt, g), grad(y, wrt, g), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_of_ones_own_is_not_passed_over():
+    class Odd(nn.ReLU):
+        def forward(self, x, *, train, rng):
+            return 0 - super().forward(x, train=train, rng=rng)
+
+    x = np.arange(16.0).reshape(1, 1, 4, 4)
+    np.testing.assert_array_equal(nn.Sequential(Odd(), nn.MaxPool2D(2))(x), [[[[0, -2], [-8, -10]]]])
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+STEPS = """
+import resource, sys
+import numpy as np
+from npadv import nn, optim
+from npadv.train import classification_loss, gradient_update
+rng = np.random.default_rng(0)
+model = nn.network("syn_convnet", rng=rng)
+optimizer = optim.SGD(model.parameters(), 0.01, momentum=0.9)
+x, y = rng.random((64, 1, 28, 28), np.float32), rng.integers(0, 10, 64)
+usage = lambda: resource.getrusage(resource.RUSAGE_SELF)
+counts = []
+for i in range(40):
+    before = usage().ru_minflt
+    gradient_update(model, classification_loss, optimizer, x, y, rng=rng)
+    counts.append(usage().ru_minflt - before)
+    if i == 9:
+        early = usage().ru_maxrss
+print(max(counts[10:]), usage().ru_maxrss - early)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the C library of Linux has the settings")
+def test_after_the_first_steps_no_new_memory_is_taken():
+    faults, growth = map(int, run_python(STEPS).split())
+    assert faults < 64  # pages of 4 KiB; a step computes 9,000 of them
+    assert growth < 2048  # KiB
+
+
+@pytest.mark.parametrize("setting", [{"NPADV_MALLOC": "system"}, {"MALLOC_TRIM_THRESHOLD_": "131072"}])
+def test_memory_can_be_left_to_the_system(setting):
+    assert run_python("from npadv import memory; print(memory.keep_freed())", **setting).strip() == "False"
+
+
+def test_without_the_settings_nothing_happens(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: types.SimpleNamespace())
+    assert memory.keep_freed() is False
