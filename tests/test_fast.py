@@ -23,6 +23,7 @@ from npadv.testing import check_grads
 # The ways of pixels.py: where each begins, as settings that leave it no choice.
 WAYS = {
     "taps": {"FEW_CHANNELS": 0, "FEW_ROWS": 0, "LARGE": 0},
+    "taps, by small tiles": {"FEW_CHANNELS": 0, "FEW_ROWS": 0, "LARGE": 0, "TILE": (1, 2)},
     "rows": {"FEW_CHANNELS": 0, "FEW_ROWS": 0, "LARGE": 1 << 60},
     "columns": {"FEW_CHANNELS": 1 << 60},
     "columns, one pixel at a time": {"FEW_CHANNELS": 1 << 60, "CACHED": 1},
@@ -39,9 +40,11 @@ def taking(way, threads=1):
         for name, value in WAYS[way].items():
             patch.setattr(pixels, name, value)
         patch.setattr(parallel, "threads", lambda: threads)
-        pixels._blocks.cache_clear()  # it remembers sizes that a way changes
+        for remembered in (pixels._blocks, pixels._tiles):  # sizes that a way changes
+            remembered.cache_clear()
         yield
-    pixels._blocks.cache_clear()
+    for remembered in (pixels._blocks, pixels._tiles):
+        remembered.cache_clear()
 
 
 @st.composite
@@ -214,11 +217,18 @@ def test_every_part_runs_once_and_several_threads_take_part(three):
     assert len({thread for _, thread in seen}) == 3
 
 
-def test_blas_has_one_thread_meanwhile_and_its_own_again_afterwards(three):
-    before, during = blas.threads(), []
-    parallel.run(lambda i: during.append(blas._get_threads()), 6)
-    assert set(during) == {1}
-    assert blas.threads() == blas._get_threads() == before
+def test_blas_has_one_thread_meanwhile_and_its_own_again_afterwards():
+    code = """
+from npadv import blas, parallel
+seen = [blas._get_threads()]
+parallel.run(lambda i: seen.append(blas._get_threads()), 6)
+with blas.one_thread():
+    with blas.one_thread():
+        pass
+    seen += [blas._get_threads(), blas.threads()]
+print(*seen, blas._get_threads())
+"""
+    assert run_python(code).split() == ["2", *6 * ["1"], "1", "2", "2"]
 
 
 def test_within_a_part_everything_is_done_at_once(three):
@@ -378,6 +388,14 @@ def test_pooling_first_changes_no_bit(activation, bias):
     wrt = [x, *layers[0].parameters()]
     for got, expected in zip(grad(fast, wrt, g), grad(y, wrt, g), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_bias_is_added_to_what_the_pooling_left(monkeypatch):
+    shifted, shift = [], nn.Conv2D.shift
+    monkeypatch.setattr(nn.Conv2D, "shift", lambda self, y: shifted.append(y.shape) or shift(self, y))
+    rng = np.random.default_rng(0)
+    nn.Sequential(nn.Conv2D(1, 2, 3, rng=rng), nn.ReLU(), nn.MaxPool2D(3))(np.ones((4, 1, 11, 11), np.float32))
+    assert shifted == [(4, 2, 3, 3)]
 
 
 def test_a_layer_of_ones_own_is_not_passed_over():

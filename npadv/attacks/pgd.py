@@ -153,7 +153,11 @@ def _climb(
         inputs = Tensor(point, requires_grad=True)
         loss = cross_entropy(model(inputs), y, reduction="sum")  # summed: an example's gradient is its own
         g, seen = check_gradient(input_gradient(loss, inputs))
-        flags = {**seen, "non_finite_gradient": flags["non_finite_gradient"] | seen["non_finite_gradient"]} if flags else seen
+        flags = (
+            {**seen, "non_finite_gradient": flags["non_finite_gradient"] | seen["non_finite_gradient"]}
+            if flags
+            else seen
+        )
         if momentum:
             size = xp.abs(g).sum(axis=tuple(range(1, g.ndim)), keepdims=True)
             g = past = momentum * past + g / xp.where(size > 0, size, xp.ones_like(size))

@@ -39,6 +39,7 @@ Geometry = Any  # conv.Geometry: stride, padding, dilation (pairs for H, W) and 
 LARGE = 4_000_000  # multiplications in a product that is worth a call of its own
 FEW_CHANNELS = 12  # with less, on either side, products along the rows are too thin
 FEW_ROWS = 64  # the same of pixels in a row times images
+TILE = 256, 1024  # rows of a result that are summed up at a time, at least and at most
 CACHED = 1 << 17  # elements of the matrix of columns that is made at a time
 
 _scratch = parallel.Scratch()
@@ -179,7 +180,7 @@ def _tiles(problem: Problem, backward: bool) -> list[Tile]:
     """Return the rows of y (of x, backward) in tiles, with what each receives from the rows of x (of y)."""
     target = problem.x if backward else problem.y
     row = target[0] * target[3]  # of the matrix, in a row of pixels
-    pieces = max(1, row // 1024, min(row // 256, -(-16 // target[2])))  # to share out, and to fit the cache
+    pieces = max(1, row // TILE[1], min(row // TILE[0], -(-16 // target[2])))  # to fit the cache, and to share out
     cuts = [row * piece // pieces for piece in range(pieces + 1)]
     tiles = []
     for r in range(target[2]):
