@@ -60,6 +60,8 @@ def problems(draw, dtype=np.float64):
     least = [max(1, d * (n - 1) + 1 - 2 * p) for d, n, p in zip(dilation, kernel, padding, strict=True)]
     size = [n + draw(st.integers(0, 7)) for n in least]
     x_shape, w_shape = (draw(st.integers(0, 4)), c * groups, *size), (k, c, *kernel)
+    whole = output_shape(x_shape, w_shape, geometry)
+    geometry = geometry._replace(crop=tuple(draw(st.integers(0, min(2, n - 1))) for n in whole[2:]))
     y_shape = output_shape(x_shape, w_shape, geometry)
     x, w, g = (draw(images(shape)).astype(dtype) for shape in (x_shape, w_shape, y_shape))
     return x, w, g, geometry
@@ -396,6 +398,20 @@ def test_the_bias_is_added_to_what_the_pooling_left(monkeypatch):
     rng = np.random.default_rng(0)
     nn.Sequential(nn.Conv2D(1, 2, 3, rng=rng), nn.ReLU(), nn.MaxPool2D(3))(np.ones((4, 1, 11, 11), np.float32))
     assert shifted == [(4, 2, 3, 3)]
+
+
+def test_what_no_window_covers_is_not_computed(monkeypatch):
+    shapes = []
+    monkeypatch.setattr(pixels, "conv2d", lambda x, w, problem: shapes.append(problem.y) or np.zeros(problem.y))
+    rng = np.random.default_rng(0)
+    for pool in (
+        nn.MaxPool2D(2),
+        nn.MaxPool2D(3, stride=2),
+        nn.MaxPool2D(2, ceil_mode=True),
+        nn.MaxPool2D(2, padding=1),
+    ):
+        nn.Sequential(nn.Conv2D(1, 2, 3, rng=rng), nn.ReLU(), pool)(np.ones((4, 1, 11, 12)))
+    assert shapes == [(4, 2, 8, 10), (4, 2, 9, 9), (4, 2, 9, 10), (4, 2, 9, 10)]
 
 
 def test_a_layer_of_ones_own_is_not_passed_over():

@@ -16,7 +16,7 @@ from npadv.functional import maxout
 from npadv.nn.initializers import Initializer, he_normal
 from npadv.nn.module import Module
 from npadv.nn.parameter import MaxNorm, Parameter
-from npadv.ops.conv import Pair, pair
+from npadv.ops.conv import Pair, conv_geometry, output_shape, pair
 
 
 class Dense(Module):
@@ -105,11 +105,23 @@ class Conv2D(Module):
         """Return x * W + b."""
         return self.shift(self.correlate(x))
 
-    def correlate(self, x: Any) -> Any:
-        """Return x * W."""
+    def correlate(self, x: Any, crop: int | Pair = 0) -> Any:
+        """Return x * W, without the rows and columns at its lower and right edge that nobody will look at."""
         return ops.conv2d(
-            x, self.weight, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
+            x,
+            self.weight,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            crop=crop,
         )
+
+    def reach(self, x: Any) -> Pair:
+        """Return the height and width of x * W."""
+        geometry = conv_geometry(self.stride, self.padding, self.dilation, self.groups)
+        _, _, height, width = output_shape(x.shape, self.weight.shape, geometry)
+        return height, width
 
     def shift(self, y: Any) -> Any:
         """Return y + b."""

@@ -49,7 +49,8 @@ def _pooled_first(layers: Sequence[Module]) -> list[Callable[..., Any]]:
     """Return the layers as steps, each max pooling moved before the biases and ReLUs that it follows.
 
     The maximum of a window is the same, to the last bit, whether a constant is added and an increasing function applied
-    before or after; and after it, a window of 3 x 3 has a ninth of the numbers left.
+    before or after; and after it, a window of 3 x 3 has a ninth of the numbers left. A convolution that is pooled need
+    not compute the edge that no window covers, either.
     """
     steps: list[Callable[..., Any]] = []
     for layer in layers:
@@ -59,7 +60,7 @@ def _pooled_first(layers: Sequence[Module]) -> list[Callable[..., Any]]:
                 at -= 1
             before = steps[at - 1] if at else None
             if type(before) is Conv2D:
-                steps[at - 1 : at] = [_step(before.correlate), layer, _step(before.shift)]
+                steps[at - 1 : at] = [_pooled(before, layer), _step(before.shift)]
                 continue
         steps.insert(at, layer)
     return steps
@@ -67,6 +68,10 @@ def _pooled_first(layers: Sequence[Module]) -> list[Callable[..., Any]]:
 
 def _increases(layer: Any) -> bool:
     return type(layer) is ReLU or (type(layer) is LeakyReLU and layer.slope >= 0)
+
+
+def _pooled(conv: Conv2D, pool: MaxPool2D) -> Callable[..., Any]:
+    return _step(lambda x: pool(conv.correlate(x, crop=pool.unread(*conv.reach(x)))))
 
 
 def _step(function: Callable[[Any], Any]) -> Callable[..., Any]:

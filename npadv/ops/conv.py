@@ -29,7 +29,14 @@ Shape = tuple[int, ...]
 
 
 def conv2d(
-    x: Any, w: Any, *, stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1
+    x: Any,
+    w: Any,
+    *,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+    crop: int | Pair = 0,
 ) -> Any:
     """Return the cross-correlation of images with filters.
 
@@ -43,10 +50,12 @@ def conv2d(
         Steps between windows, zeros around the image, steps between the taps of a filter; for (H, W) each.
     groups : int
         In how many groups channels and filters are divided; must divide both.
+    crop : int or (int, int)
+        Rows and columns of the result, at its lower and right edge, that nobody will look at and that are left out.
 
     Returns
     -------
-    (N, K, OH, OW), OH = (H + 2 padding - dilation (KH - 1) - 1) // stride + 1.
+    (N, K, OH, OW), OH = (H + 2 padding - dilation (KH - 1) - 1) // stride + 1 - crop.
 
     Examples
     --------
@@ -55,7 +64,7 @@ def conv2d(
     array([[[[ 8., 12.],
              [20., 24.]]]])
     """
-    geometry = conv_geometry(stride, padding, dilation, groups)
+    geometry = conv_geometry(stride, padding, dilation, groups, crop)
     output_shape(x.shape, w.shape, geometry)
     return conv2d_forward(x, w, geometry=geometry)
 
@@ -102,6 +111,7 @@ class Geometry(NamedTuple):
     padding: Pair
     dilation: Pair
     groups: int
+    crop: Pair = (0, 0)
 
 
 @primitive
@@ -109,7 +119,7 @@ def conv2d_forward(x: Any, w: Any, *, geometry: Geometry) -> Any:
     """Return y, as above."""
     shape = output_shape(x.shape, w.shape, geometry)
     if xp_of(x, w) is not np:
-        return kernels.conv2d(x, w, **geometry._asdict())
+        return kernels.conv2d(x, w, **_whole(geometry))[:, :, : shape[2], : shape[3]]
     return pixels.conv2d(x, w, Problem(x.shape, w.shape, shape, geometry))
 
 
@@ -117,7 +127,7 @@ def conv2d_forward(x: Any, w: Any, *, geometry: Geometry) -> Any:
 def conv2d_input_grad(g: Any, w: Any, *, shape: Shape, geometry: Geometry) -> Any:
     """Return d(sum(g * y))/dx, of the given shape: every output hands its share back to the pixels of its window."""
     if xp_of(g, w) is not np:
-        return kernels.conv2d_input_grad(g, w, shape, **geometry._asdict())
+        return kernels.conv2d_input_grad(_uncropped(g, geometry), w, shape, **_whole(geometry))
     return pixels.input_grad(g, w, Problem(shape, w.shape, g.shape, geometry))
 
 
@@ -125,8 +135,19 @@ def conv2d_input_grad(g: Any, w: Any, *, shape: Shape, geometry: Geometry) -> An
 def conv2d_weight_grad(x: Any, g: Any, *, shape: Shape, geometry: Geometry) -> Any:
     """Return d(sum(g * y))/dw, of the given shape: every tap correlates what it read with what came of it."""
     if xp_of(x, g) is not np:
-        return kernels.conv2d_weight_grad(x, g, shape, **geometry._asdict())
+        return kernels.conv2d_weight_grad(x, _uncropped(g, geometry), shape, **_whole(geometry))
     return pixels.weight_grad(x, g, Problem(x.shape, shape, g.shape, geometry))
+
+
+def _whole(geometry: Geometry) -> dict[str, Any]:
+    """Return the settings that the kernels know: all but the crop."""
+    return {name: value for name, value in geometry._asdict().items() if name != "crop"}
+
+
+def _uncropped(g: Any, geometry: Geometry) -> Any:
+    """Return a cotangent with zeros where the result was cropped."""
+    rows, columns = geometry.crop
+    return xp_of(g).pad(g, ((0, 0), (0, 0), (0, rows), (0, columns))) if rows or columns else g
 
 
 defvjp(
@@ -155,7 +176,9 @@ defvjp(
 def plain_conv2d(x: Any, w: Any, geometry: Geometry) -> Any:
     """Return what ``conv2d_forward`` returns, by one matrix product."""
     n, k, oh, ow = output_shape(x.shape, w.shape, geometry)
-    products = _columns(x, w.shape, geometry) @ _filter_matrix(w, geometry.groups)  # (groups, N*OH*OW, K/groups)
+    products = _columns(x, w.shape, (oh, ow), geometry) @ _filter_matrix(
+        w, geometry.groups
+    )  # (groups, N*OH*OW, K/groups)
     return products.transpose(1, 0, 2).reshape(n, oh, ow, k).transpose(0, 3, 1, 2)
 
 
@@ -168,17 +191,20 @@ def plain_input_grad(g: Any, w: Any, shape: Shape, geometry: Geometry) -> Any:
 def plain_weight_grad(x: Any, g: Any, shape: Shape, geometry: Geometry) -> Any:
     """Return what ``conv2d_weight_grad`` returns, by one matrix product."""
     (k, c, kh, kw), groups = shape, geometry.groups
-    products = _columns(x, shape, geometry).swapaxes(1, 2) @ _rows(g, groups)  # (groups, KH*KW*C/groups, K/groups)
+    products = _columns(x, shape, g.shape[2:], geometry).swapaxes(1, 2) @ _rows(
+        g, groups
+    )  # (groups, KH*KW*C/groups, K/groups)
     return products.reshape(groups, kh, kw, c, k // groups).transpose(0, 4, 3, 1, 2).reshape(shape)
 
 
-def _columns(x: Any, filters: Shape, geometry: Geometry) -> Any:
+def _columns(x: Any, filters: Shape, out: Shape, geometry: Geometry) -> Any:
     """Return the windows of x as (groups, N * OH * OW, KH * KW * C/groups)."""
-    stride, padding, dilation, groups = geometry
+    stride, padding, dilation, groups, _ = geometry
     _, c, kh, kw = filters
     extent = (dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1)
     windows = sliding_windows(padded_images(x, padding).transpose(0, 2, 3, 1), extent, axis=(1, 2))
     windows = windows[:, :: stride[0], :: stride[1], :, :: dilation[0], :: dilation[1]]  # (N, OH, OW, C, KH, KW)
+    windows = windows[:, : out[0], : out[1]]
     n, oh, ow = windows.shape[:3]
     windows = windows.reshape(n, oh, ow, groups, c, kh, kw)  # splitting an axis copies nothing
     return windows.transpose(3, 0, 1, 2, 5, 6, 4).reshape(groups, n * oh * ow, kh * kw * c)
@@ -186,7 +212,7 @@ def _columns(x: Any, filters: Shape, geometry: Geometry) -> Any:
 
 def _add_columns(columns: Any, images: Shape, filters: Shape, outputs: Shape, geometry: Geometry) -> Any:
     """Return the adjoint of ``_columns``: each row added back onto the window it came from, tap by tap."""
-    (sh, sw), (ph, pw), (dh, dw), groups = geometry
+    (sh, sw), (ph, pw), (dh, dw), groups, _ = geometry
     (n, channels, h, w), (_, c, kh, kw), (_, _, oh, ow) = images, filters, outputs
     taps = columns.reshape(groups, n, oh, ow, kh, kw, c)
     padded = np.zeros((n, h + 2 * ph, w + 2 * pw, groups, c), dtype=columns.dtype)
@@ -236,12 +262,16 @@ def full_images(shape: Shape, value: float | None, like: Any) -> Any:
     return out
 
 
-def conv_geometry(stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
+def conv_geometry(stride: Any, padding: Any, dilation: Any, groups: int, crop: Any = 0) -> Geometry:
     """Return the settings of a convolution as pairs, or say which one is wrong."""
     if not isinstance(groups, int) or groups < 1:
         raise ValueError(f"groups: expected an integer of at least 1, got {groups!r}")
     return Geometry(
-        pair(stride, "stride", least=1), pair(padding, "padding", least=0), pair(dilation, "dilation", least=1), groups
+        pair(stride, "stride", least=1),
+        pair(padding, "padding", least=0),
+        pair(dilation, "dilation", least=1),
+        groups,
+        pair(crop, "crop", least=0),
     )
 
 
@@ -261,7 +291,7 @@ def pair(value: Any, name: str, *, least: int) -> Pair:
 
 def output_shape(x: Shape, w: Shape, geometry: Geometry) -> Shape:
     """Return the shape of ``conv2d``'s result, or say what does not fit."""
-    stride, padding, dilation, groups = geometry
+    stride, padding, dilation, groups, crop = geometry
     if len(x) != 4:
         raise ValueError(f"conv2d(x): expected images (N, C, H, W), got shape {x}")
     if len(w) != 4:
@@ -279,4 +309,6 @@ def output_shape(x: Shape, w: Shape, geometry: Geometry) -> Shape:
         raise ValueError(
             f"conv2d: a filter of {w[2:]} (dilation {dilation}) is larger than the image {x[2:]} with padding {padding}"
         )
-    return (x[0], w[0], *size)
+    if any(n <= less for n, less in zip(size, crop, strict=True)):
+        raise ValueError(f"crop: expected less than the result's {tuple(size)}, got {crop}")
+    return (x[0], w[0], size[0] - crop[0], size[1] - crop[1])

@@ -206,7 +206,7 @@ def _taps(problem: Problem) -> list[list[Span]]:
 
 def _spans(problem: Problem, r: int, backward: bool) -> Iterator[Span]:
     """Yield what the r-th row of pixels of y receives from x; or backward, what that of x receives from y."""
-    (stride, _), (ph, pw), (dh, dw), _ = problem.geometry
+    (stride, _), (ph, pw), (dh, dw), *_ = problem.geometry
     n, _, height, width = problem.x
     _, _, kh, kw = problem.w
     _, _, y_height, y_width = problem.y
@@ -249,7 +249,7 @@ def _within(span: Span, first: int, last: int) -> Span | None:
 def _narrow(problem: Problem) -> Problem:
     """Return the problem that is left when the images have been unfolded."""
     (n, c, height, _), (k, _, kh, kw), y, geometry = problem
-    (sh, _), (ph, _), (dh, _), groups = geometry
+    (sh, _), (ph, _), (dh, _), groups, _ = geometry
     return Problem((n, kw * c, height, y[3]), (k, kw * c, kh, 1), y, type(geometry)((sh, 1), (ph, 0), (dh, 1), groups))
 
 
@@ -287,7 +287,7 @@ def _folded(u: Any, problem: Problem) -> Any:
 
 def _seen(problem: Problem, j: int) -> tuple[slice, slice]:
     """Return, of a row of the output, the pixels whose j-th tap lies in the image, and where these taps lie."""
-    (_, stride), (_, padding), (_, dilation), _ = problem.geometry
+    (_, stride), (_, padding), (_, dilation), *_ = problem.geometry
     width, out = problem.x[3], problem.y[3]
     shift = j * dilation - padding
     first = min(out, max(0, -(shift // stride)))
@@ -342,7 +342,7 @@ def _weight_grad_by_columns(x: Any, g: Any, problem: Problem) -> Any:
 def _input_grad_by_columns(g: Any, w: Any, problem: Problem) -> Any:
     filters, g, dtype = _filters(w, problem), pixels(g), np.result_type(g, w)
     (n, channels, h, width), (_, c, kh, kw) = problem.x, problem.w
-    (sh, sw), (ph, pw), (dh, dw), groups = problem.geometry
+    (sh, sw), (ph, pw), (dh, dw), groups, _ = problem.geometry
     blocks = _blocks(problem)
     shares = _shares(len(blocks))
     strips: list[Any] = [None] * len(shares)
@@ -416,7 +416,7 @@ def _padded(x: Any, problem: Problem) -> Any:
 
 def _windows(p: Any, problem: Problem) -> Any:
     """Return a view of pixels as (groups, KH, KW, C/groups, OH, OW, N): what each tap sees of each window."""
-    (sh, sw), _, (dh, dw), groups = problem.geometry
+    (sh, sw), _, (dh, dw), groups, _ = problem.geometry
     _, c, kh, kw = problem.w
     seen = sliding_windows(p, (dh * (kh - 1) + 1, dw * (kw - 1) + 1), axis=(0, 1))
     seen = seen[::sh, ::sw, :, :, ::dh, ::dw]  # (OH, OW, N, channels, KH, KW)
