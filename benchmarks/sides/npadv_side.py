@@ -93,11 +93,8 @@ def fgsm(network: str, batch: int) -> Step:
 
 def pgd(network: str, batch: int, steps: int) -> Step:
     """Return projected gradient descent, eps .3 and step .01 in the maximum norm, with its report."""
-    pgd = getattr(attacks, "pgd", None)
-    if pgd is None:
-        raise NotImplementedError("npadv.attacks has no pgd yet")
     model, (x, y) = build(network), problems.batch(network, batch)
-    return lambda: pgd(model, x, y, eps=0.3, step=0.01, steps=steps).success.mean()
+    return lambda: attacks.pgd(model, x, y, eps=0.3, step=0.01, steps=steps).success.mean()
 
 
 def input_gradient(network: str, batch: int) -> Step:

@@ -23,8 +23,10 @@ def matmul(a: Any, b: Any) -> Any:
 
 
 def _product(a: Any, b: Any) -> Any:
-    if type(a) is np.ndarray and a.ndim == 2 == b.ndim and len(a) > 1 and a.size * b.shape[1] >= MEDIUM:
-        return _shared_product(a, b)
+    if type(a) is np.ndarray and a.ndim == 2 == b.ndim:
+        if len(a) > 1 and a.size * b.shape[1] >= MEDIUM:
+            return _shared_product(a, b)
+        return a.dot(b)  # the same as a @ b for matrices, at half the price of a small one
     return a @ b
 
 
