@@ -15,18 +15,20 @@ from strategies import arrays, images
 
 from npadv import Tensor, blas, grad, memory, nn, ops, parallel
 from npadv.functional import cross_entropy
-from npadv.ops import conv, linalg, pixels
+from npadv.ops import conv, fast, linalg
 from npadv.ops.conv import conv_geometry, output_shape
-from npadv.ops.pixels import Problem
+from npadv.ops.fast import columns, rows, taps
+from npadv.ops.fast.pixels import Problem, pixels
 from npadv.testing import check_grads
 
-# The ways of pixels.py: where each begins, as settings that leave it no choice.
+# The ways of ops/fast: settings that leave it no choice.
+ALL_ROWS = [(fast, "FEW_CHANNELS", 0), (fast, "FEW_ROWS", 0)]
 WAYS = {
-    "taps": {"FEW_CHANNELS": 0, "FEW_ROWS": 0, "LARGE": 0},
-    "taps, by small tiles": {"FEW_CHANNELS": 0, "FEW_ROWS": 0, "LARGE": 0, "TILE": (1, 2)},
-    "rows": {"FEW_CHANNELS": 0, "FEW_ROWS": 0, "LARGE": 1 << 60},
-    "columns": {"FEW_CHANNELS": 1 << 60},
-    "columns, one pixel at a time": {"FEW_CHANNELS": 1 << 60, "CACHED": 1},
+    "taps": [*ALL_ROWS, (fast, "LARGE", 0)],
+    "taps, by small tiles": [*ALL_ROWS, (fast, "LARGE", 0), (taps, "TILE", (1, 2))],
+    "rows": [*ALL_ROWS, (fast, "LARGE", 1 << 60), (rows, "LARGE", 0)],
+    "columns": [(fast, "FEW_CHANNELS", 1 << 60)],
+    "columns, one pixel at a time": [(fast, "FEW_CHANNELS", 1 << 60), (columns, "CACHED", 1)],
 }
 
 
@@ -37,13 +39,13 @@ every_way = pytest.mark.parametrize("way", WAYS)
 def taking(way, threads=1):
     """Leave no choice of the way, nor of the number of threads, whatever the machine has."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in WAYS[way].items():
-            patch.setattr(pixels, name, value)
+        for module, name, value in WAYS[way]:
+            patch.setattr(module, name, value)
         patch.setattr(parallel, "threads", lambda: threads)
-        for remembered in (pixels._blocks, pixels._tiles):  # sizes that a way changes
+        for remembered in (columns._blocks, taps.tiles):  # sizes that a way changes
             remembered.cache_clear()
         yield
-    for remembered in (pixels._blocks, pixels._tiles):
+    for remembered in (columns._blocks, taps.tiles):
         remembered.cache_clear()
 
 
@@ -82,9 +84,9 @@ def test_all_three_convolutions_are_the_plain_ones(way, data):
     problem = Problem(x.shape, w.shape, g.shape, geometry)
     kept = [a.copy() for a in (x, w, g)]
     with taking(way, threads=data.draw(st.sampled_from([1, 2, 5]))):
-        agree(pixels.conv2d(x, w, problem), conv.plain_conv2d(x, w, geometry), w[0].size)
-        agree(pixels.input_grad(g, w, problem), conv.plain_input_grad(g, w, x.shape, geometry), w[:, 0].size)
-        agree(pixels.weight_grad(x, g, problem), conv.plain_weight_grad(x, g, w.shape, geometry), g[:, 0].size)
+        agree(fast.conv2d(x, w, problem), conv.plain_conv2d(x, w, geometry), w[0].size)
+        agree(fast.input_grad(g, w, problem), conv.plain_input_grad(g, w, x.shape, geometry), w[:, 0].size)
+        agree(fast.weight_grad(x, g, problem), conv.plain_weight_grad(x, g, w.shape, geometry), g[:, 0].size)
     for a, b in zip((x, w, g), kept, strict=True):
         np.testing.assert_array_equal(a, b)  # and changed none of them
 
@@ -106,7 +108,7 @@ def test_the_papers_layers_go_the_way_meant_for_them(c, k, size, kernel, padding
     geometry = conv_geometry(1, padding, 1, 1)
     shapes = (128, c, size, size), (k, c, kernel, kernel)
     problem = Problem(*shapes, output_shape(*shapes, geometry), geometry)
-    assert ("columns" if pixels._thin(problem) else "taps" if pixels._large(problem) else "rows") == expected
+    assert ("columns" if fast.thin(problem) else "taps" if fast.large(problem) else "rows") == expected
 
 
 @every_way
@@ -116,7 +118,7 @@ def test_results_lie_in_memory_as_the_next_operation_likes_them(way):
         y = ops.conv2d(x, np.ones((2, 4, 3, 3)))
         g = grad(y, x, np.ones(y.shape))
     for result in (y.data, g):
-        assert np.shares_memory(pixels.pixels(result), result)  # a view: nothing is copied
+        assert np.shares_memory(pixels(result), result)  # a view: nothing is copied
 
 
 @every_way
@@ -300,7 +302,7 @@ def gradients(model, x, y):
 def lively(monkeypatch):
     """Many small parts for many threads, from the smallest sizes on."""
     monkeypatch.setattr(parallel, "threads", lambda: 3)
-    monkeypatch.setattr(pixels, "FEW_ROWS", 0)
+    monkeypatch.setattr(fast, "FEW_ROWS", 0)
     monkeypatch.setattr(linalg, "MEDIUM", 1)
     monkeypatch.setattr(linalg, "LARGE", 1)
     monkeypatch.setattr(parallel.halves, "__kwdefaults__", {"least": 2})
@@ -347,7 +349,7 @@ def test_after_an_exception_in_the_middle_all_is_as_before(lively, monkeypatch):
         add_products(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pixels, "add_products", failing)
+        patch.setattr(taps, "add_products", failing)
         with pytest.raises(MemoryError, match="in the middle"):
             gradients(model, x, y)
     for got, right in zip(gradients(model, x, y), expected, strict=True):
@@ -402,7 +404,7 @@ def test_the_bias_is_added_to_what_the_pooling_left(monkeypatch):
 
 def test_what_no_window_covers_is_not_computed(monkeypatch):
     shapes = []
-    monkeypatch.setattr(pixels, "conv2d", lambda x, w, problem: shapes.append(problem.y) or np.zeros(problem.y))
+    monkeypatch.setattr(fast, "conv2d", lambda x, w, problem: shapes.append(problem.y) or np.zeros(problem.y))
     rng = np.random.default_rng(0)
     for pool in (
         nn.MaxPool2D(2),

@@ -8,7 +8,7 @@ This is linear in x and in w, so its gradients are linear in what they are given
 rules of each are the other two. That is all it takes to differentiate a convolutional network to any order.
 
 Each can be had from one matrix product over *columns*, every window of x laid out as a row of a matrix (im2col). That is
-the plain way, below the primitives here. What they run on NumPy is ``pixels.py``, the same sums in an order that suits a
+the plain way, below the primitives here. What they run on NumPy is ``fast/``, the same sums in an order that suits a
 processor; on CuPy, the kernels of ``kernels/conv2d.cu``.
 """
 
@@ -21,8 +21,8 @@ import numpy as np
 from npadv import kernels
 from npadv.autodiff import defvjp, primitive
 from npadv.backend import sliding_windows, xp_of
-from npadv.ops import pixels
-from npadv.ops.pixels import Problem
+from npadv.ops import fast
+from npadv.ops.fast.pixels import Problem, images
 
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
@@ -120,7 +120,7 @@ def conv2d_forward(x: Any, w: Any, *, geometry: Geometry) -> Any:
     shape = output_shape(x.shape, w.shape, geometry)
     if xp_of(x, w) is not np:
         return kernels.conv2d(x, w, **_whole(geometry))[:, :, : shape[2], : shape[3]]
-    return pixels.conv2d(x, w, Problem(x.shape, w.shape, shape, geometry))
+    return fast.conv2d(x, w, Problem(x.shape, w.shape, shape, geometry))
 
 
 @primitive
@@ -128,7 +128,7 @@ def conv2d_input_grad(g: Any, w: Any, *, shape: Shape, geometry: Geometry) -> An
     """Return d(sum(g * y))/dx, of the given shape: every output hands its share back to the pixels of its window."""
     if xp_of(g, w) is not np:
         return kernels.conv2d_input_grad(_uncropped(g, geometry), w, shape, **_whole(geometry))
-    return pixels.input_grad(g, w, Problem(shape, w.shape, g.shape, geometry))
+    return fast.input_grad(g, w, Problem(shape, w.shape, g.shape, geometry))
 
 
 @primitive
@@ -136,7 +136,7 @@ def conv2d_weight_grad(x: Any, g: Any, *, shape: Shape, geometry: Geometry) -> A
     """Return d(sum(g * y))/dw, of the given shape: every tap correlates what it read with what came of it."""
     if xp_of(x, g) is not np:
         return kernels.conv2d_weight_grad(x, _uncropped(g, geometry), shape, **_whole(geometry))
-    return pixels.weight_grad(x, g, Problem(x.shape, shape, g.shape, geometry))
+    return fast.weight_grad(x, g, Problem(x.shape, shape, g.shape, geometry))
 
 
 def _whole(geometry: Geometry) -> dict[str, Any]:
@@ -170,7 +170,7 @@ defvjp(
 # The same, plainly ------------------------------------------------------------------------------------------------------
 #
 # All windows of all images become the rows of one matrix (im2col), and each of the three is one product with it. This is
-# how convolution is best understood; the fast ways of pixels.py are tested against it.
+# how convolution is best understood; the fast ways of ``fast/`` are tested against it.
 
 
 def plain_conv2d(x: Any, w: Any, geometry: Geometry) -> Any:
@@ -252,11 +252,11 @@ def padded_images(x: Any, padding: Pair, *, beyond: Pair = (0, 0), value: float 
 def full_images(shape: Shape, value: float | None, like: Any) -> Any:
     """Return images (N, C, H, W) of one value, or not yet of any, in the order of memory that is best where ``like`` lies.
 
-    On NumPy that is (H, W, N, C), see ``pixels.py``; the kernels on CuPy take (N, C, H, W) as it stands.
+    On NumPy that is (H, W, N, C), see ``fast/``; the kernels on CuPy take (N, C, H, W) as it stands.
     """
     n, c, h, w = shape
     xp = xp_of(like)
-    out = pixels.images(np.empty((h, w, n, c), like.dtype)) if xp is np else xp.empty(shape, like.dtype)
+    out = images(np.empty((h, w, n, c), like.dtype)) if xp is np else xp.empty(shape, like.dtype)
     if value is not None:
         out[...] = value
     return out

@@ -1,0 +1,81 @@
+"""Convolution on a CPU, fast: the sums of ``conv.py`` in an order that suits a processor.
+
+``conv.py`` says what a convolution is and computes it the plain way, which everything here is tested against. This package
+computes the same on NumPy arrays several times faster. What carries it:
+
+*Memory.* Images are (N, C, H, W) to everybody else; here they lie as (H, W, N, C): pixel after pixel, at each pixel all
+images, of each image all channels. ``pixels(x)`` is that view, copied only if x came in another order, and what is returned
+is a view the other way, so a network pays for the order once, at its input. Pooling and activations like it too: what they
+combine are whole pixels, long contiguous runs.
+
+*Three ways*, by how much there is to multiply at a pixel:
+
+- ``taps.py``, many channels: moving along a row by j pixels is moving down its matrix by j * N rows, so each tap of the
+  filters is a product that reads and writes in place. Nothing is copied; over the padding a product is shorter, or absent.
+- ``rows.py``, fewer: the same, but the taps of a row of the filters together, on images unfolded along their rows.
+- ``columns.py``, one or three channels, strides along the row, groups: windows laid out as columns, a block at a time.
+
+*Threads.* Tiles, taps and blocks are independent of each other, and shared out (``npadv/parallel.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from npadv.ops.fast import columns, rows, taps
+from npadv.ops.fast.pixels import Problem, empty_pixels, flat, images, pixels
+
+LARGE = 4_000_000  # multiplications in a product that is worth a call of its own
+FEW_CHANNELS = 12  # with less, on either side, products along the rows are too thin
+FEW_ROWS = 64  # the same of pixels in a row times images
+
+
+def conv2d(x: Any, w: Any, problem: Problem) -> Any:
+    """Return what ``conv.conv2d_forward`` returns."""
+    if thin(problem):
+        return columns.forward(x, w, problem)
+    x, w = pixels(x), taps.matrices(w)
+    if not large(problem):
+        x, problem = rows.unfolded(x, problem), rows.narrow(problem)
+        w = w.reshape(problem.w[2], problem.w[1], problem.w[0])
+    y = empty_pixels(problem.y, np.result_type(x, w))
+    taps.gather(flat(x), w, flat(y), taps.tiles(problem, backward=False))
+    return images(y)
+
+
+def input_grad(g: Any, w: Any, problem: Problem) -> Any:
+    """Return what ``conv.conv2d_input_grad`` returns."""
+    if thin(problem):
+        return columns.input_grad(g, w, problem)
+    g, w = pixels(g), taps.matrices(w)
+    narrow = problem if large(problem) else rows.narrow(problem)
+    w = np.ascontiguousarray(w.reshape(narrow.w[2] * narrow.w[3], narrow.w[1], narrow.w[0]).swapaxes(1, 2))
+    dx = empty_pixels(narrow.x, np.result_type(g, w))
+    taps.gather(flat(g), w, flat(dx), taps.tiles(narrow, backward=True))
+    return images(dx if narrow is problem else rows.folded(dx, problem))
+
+
+def weight_grad(x: Any, g: Any, problem: Problem) -> Any:
+    """Return what ``conv.conv2d_weight_grad`` returns."""
+    if thin(problem):
+        return columns.weight_grad(x, g, problem)
+    k, c, kh, kw = problem.w
+    x, g = pixels(x), pixels(g)
+    if not large(problem):
+        x, problem = rows.unfolded(x, problem), rows.narrow(problem)
+    dw = taps.gather_weights(flat(x), flat(g), problem)
+    return dw.reshape(kh, kw, c, k).transpose(3, 2, 0, 1)
+
+
+def thin(problem: Problem) -> bool:
+    """Whether products along the rows are not worth their calls: then whole windows are laid out."""
+    (n, k, _, width), (_, c, _, _) = problem.y, problem.x
+    return problem.geometry.groups > 1 or min(c, k) < FEW_CHANNELS or n * width < FEW_ROWS
+
+
+def large(problem: Problem) -> bool:
+    """Whether even the product of one tap is worth its call."""
+    (n, k, _, width), (_, c, _, _) = problem.y, problem.x
+    return problem.geometry.stride[1] == 1 and n * width * c * k >= LARGE

@@ -1,0 +1,166 @@
+"""Convolution by columns: some windows at a time laid out as a matrix that fits the cache, and one product with it.
+
+This is the plain way of ``conv.py``, block by block, and for any stride, dilation and groups. The matrix is the other way
+round, (KH * KW * C, pixels * N): neighbouring windows share their pixels, so each of its rows is made of long runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npadv import parallel
+from npadv.backend import sliding_windows
+from npadv.ops.fast.pixels import Problem, empty_pixels, images, pixels
+
+CACHED = 1 << 17  # elements of the matrix of columns that is made at a time
+
+_scratch = parallel.Scratch()
+
+
+def forward(x: Any, w: Any, problem: Problem) -> Any:
+    """Return what ``conv.conv2d_forward`` returns."""
+    windows = _windows(_padded(x, problem), problem)
+    filters = _filters(w, problem)
+    y = empty_pixels(problem.y, np.result_type(x, w))
+    blocks = _blocks(problem)
+
+    def part(i: int) -> None:
+        columns = _columns(windows, blocks[i], problem)
+        for group, out in enumerate(_groups(y, blocks[i], problem)):
+            np.matmul(columns[group].T, filters[group], out=out)
+
+    parallel.run(part, len(blocks))
+    return images(y)
+
+
+def weight_grad(x: Any, g: Any, problem: Problem) -> Any:
+    """Return what ``conv.conv2d_weight_grad`` returns."""
+    windows = _windows(_padded(x, problem), problem)
+    g = pixels(g)
+    blocks = _blocks(problem)
+    (k, c, kh, kw), groups = problem.w, problem.geometry.groups
+    shares = _shares(len(blocks))
+    sums = np.zeros((len(shares), groups, kh * kw * c, k // groups), dtype=np.result_type(x, g))
+
+    def part(i: int) -> None:
+        for block in blocks[shares[i]]:
+            columns = _columns(windows, block, problem)
+            for group, cotangent in enumerate(_groups(g, block, problem)):
+                sums[i, group] += columns[group] @ cotangent
+
+    parallel.run(part, len(shares))
+    return sums.sum(axis=0).reshape(groups, kh, kw, c, k // groups).transpose(0, 4, 3, 1, 2).reshape(k, c, kh, kw)
+
+
+def input_grad(g: Any, w: Any, problem: Problem) -> Any:
+    """Return what ``conv.conv2d_input_grad`` returns."""
+    filters, g, dtype = _filters(w, problem), pixels(g), np.result_type(g, w)
+    (n, channels, h, width), (_, c, kh, kw) = problem.x, problem.w
+    (sh, sw), (ph, pw), (dh, dw), groups, _ = problem.geometry
+    blocks = _blocks(problem)
+    shares = _shares(len(blocks))
+    strips: list[Any] = [None] * len(shares)
+
+    def part(i: int) -> None:  # a share's windows reach into its neighbour's: each paints a strip of its own
+        own = blocks[shares[i]]
+        top, bottom = own[0].top, own[-1].bottom
+        height = (bottom - 1 - top) * sh + (kh - 1) * dh + 1
+        strip = np.zeros((height, width + 2 * pw, n, groups, c), dtype=dtype)
+        for block in own:
+            shape = (block.bottom - block.top, block.right - block.left)
+            for group, cotangent in enumerate(_groups(g, block, problem)):
+                taps = _scratch.array((kh * kw * c, len(cotangent)), dtype)
+                np.matmul(filters[group], cotangent.T, out=taps)
+                taps = taps.reshape(kh, kw, c, *shape, n)
+                for a in range(kh):
+                    y0 = (block.top - top) * sh + a * dh
+                    for b in range(kw):
+                        x0 = block.left * sw + b * dw
+                        window = strip[y0 : y0 + sh * shape[0] : sh, x0 : x0 + sw * shape[1] : sw, :, group]
+                        window += taps[a, b].transpose(1, 2, 3, 0)
+        strips[i] = top * sh, strip.reshape(height, width + 2 * pw, n, channels)
+
+    parallel.run(part, len(shares))
+    dx = np.zeros((h + 2 * ph, width + 2 * pw, n, channels), dtype=dtype)
+    for top, strip in strips:
+        dx[top : top + len(strip)] += strip
+    return images(np.ascontiguousarray(dx[ph : ph + h, pw : pw + width]))
+
+
+class Block(NamedTuple):
+    """A rectangle of the output, in pixels; part of one row, or some whole rows."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+@lru_cache(maxsize=256)
+def _blocks(problem: Problem) -> list[Block]:
+    """Return the output in blocks whose columns fit the cache, or at least whose rows are not smaller than needed."""
+    n, _, height, width = problem.y
+    _, c, kh, kw = problem.w
+    fit = max(1, CACHED // (max(1, n) * kh * kw * c * problem.geometry.groups))  # pixels
+    if fit >= width:
+        step = min(fit // width, max(1, height // 8))
+        return [Block(top, min(top + step, height), 0, width) for top in range(0, height, step)]
+    pieces = -(-width // max(fit, 4))
+    cuts = [width * piece // pieces for piece in range(pieces + 1)]
+    edges = list(pairwise(cuts))
+    return [Block(top, top + 1, left, right) for top in range(height) for left, right in edges]
+
+
+def _shares(blocks: int, count: int = 16) -> list[slice]:
+    """Return some consecutive blocks for each part: as many parts on every machine, so that sums do not depend on it."""
+    count = min(count, blocks)
+    return [slice(blocks * i // count, blocks * (i + 1) // count) for i in range(count)]
+
+
+def _padded(x: Any, problem: Problem) -> Any:
+    """Return pixels with zeros around them."""
+    ph, pw = problem.geometry.padding
+    if ph == pw == 0:
+        return pixels(x)
+    n, c, h, w = x.shape
+    padded = np.zeros((h + 2 * ph, w + 2 * pw, n, c), dtype=x.dtype)
+    padded[ph : ph + h, pw : pw + w] = x.transpose(2, 3, 0, 1)
+    return padded
+
+
+def _windows(p: Any, problem: Problem) -> Any:
+    """Return a view of pixels as (groups, KH, KW, C/groups, OH, OW, N): what each tap sees of each window."""
+    (sh, sw), _, (dh, dw), groups, _ = problem.geometry
+    _, c, kh, kw = problem.w
+    seen = sliding_windows(p, (dh * (kh - 1) + 1, dw * (kw - 1) + 1), axis=(0, 1))
+    seen = seen[::sh, ::sw, :, :, ::dh, ::dw]  # (OH, OW, N, channels, KH, KW)
+    seen = seen.reshape(*seen.shape[:3], groups, c, kh, kw)  # splitting an axis copies nothing
+    return seen.transpose(3, 5, 6, 4, 0, 1, 2)
+
+
+def _columns(windows: Any, block: Block, problem: Problem) -> Any:
+    """Return the windows of a block as columns: (groups, KH * KW * C/groups, pixels * N), in kept memory."""
+    seen = windows[..., block.top : block.bottom, block.left : block.right, :]
+    columns = _scratch.array(seen.shape, seen.dtype)
+    np.copyto(columns, seen)
+    groups, kh, kw, c = seen.shape[:4]
+    return columns.reshape(groups, kh * kw * c, -1)
+
+
+def _filters(w: Any, problem: Problem) -> Any:
+    """Return filters as one matrix for each group: (groups, KH * KW * C/groups, K/groups)."""
+    (k, c, kh, kw), groups = w.shape, problem.geometry.groups
+    return w.reshape(groups, k // groups, c, kh, kw).transpose(0, 3, 4, 2, 1).reshape(groups, kh * kw * c, k // groups)
+
+
+def _groups(p: Any, block: Block, problem: Problem) -> Iterator[Any]:
+    """Yield, for each group, the rows (pixels * N, K/groups) of a block of the output."""
+    matrix = p[block.top : block.bottom, block.left : block.right].reshape(-1, p.shape[3])  # a view: see Block
+    size = p.shape[3] // problem.geometry.groups
+    for group in range(problem.geometry.groups):
+        yield matrix[:, group * size : (group + 1) * size]
