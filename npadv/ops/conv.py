@@ -9,7 +9,7 @@ rules of each are the other two. That is all it takes to differentiate a convolu
 
 On NumPy each is one matrix product over *columns*, every window of x laid out as a row of a matrix (im2col). Images are
 (N, C, H, W) to their user and (N, H, W, C) in memory: a window's rows are then contiguous runs, and copying them is cheap.
-On CuPy the kernels of ``kernels/conv2d.cu`` do the work.
+On CuPy the kernels of ``kernels/conv2d_*.cu`` do the work.
 """
 
 from __future__ import annotations
