@@ -14,7 +14,10 @@ from pathlib import Path
 PROBE = """
 import sys
 import npadv, npadv.nn, npadv.train, npadv.attacks, npadv.kernels
-assert "__global__" in npadv.kernels.source("conv2d"), "the wheel carries no kernels"
+assert "__global__" in npadv.kernels.source("conv2d_1_direct"), "the wheel carries no kernels"
+assert (npadv.kernels.sources.folder() / "cpu" / "cuda.h").is_file(), "the wheel carries no way to run kernels on a CPU"
+for name in npadv.kernels.sources.names():
+    npadv.kernels.sources.kernels_in(npadv.kernels.sources.translation_unit(name))
 for module in ("matplotlib", "sklearn", "cupy", "jinja2", "tqdm", "pooch"):
     assert module not in sys.modules, f"importing npadv imported {module}"
 print("wheel: npadv", npadv.__version__, "imports with numpy and scipy alone")
@@ -27,14 +30,16 @@ def main(dist: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
     for name in (
         "npadv/py.typed",
-        "npadv/_kernels/conv2d.cu",
+        "npadv/_kernels/conv2d_1_direct.cu",
+        "npadv/_kernels/conv2d.cuh",
+        "npadv/_kernels/cpu/cuda.h",
         "npadv/_kernels/sign_step.cu",
         "npadv/report/page.html.j2",
     ):
         assert name in inside, f"{wheel.name} has no {name}"
     with tarfile.open(sdist) as archive:
         members = {name.partition("/")[2] for name in archive.getnames()}
-    for name in ("LICENSE", "README.md", "kernels/conv2d.cu", "tests/conftest.py", "npadv/autodiff.py"):
+    for name in ("LICENSE", "README.md", "kernels/conv2d_1_direct.cu", "tests/conftest.py", "npadv/autodiff.py"):
         assert name in members, f"{sdist.name} has no {name}"
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)

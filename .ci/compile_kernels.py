@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from cuda.bindings import nvrtc
 
+from npadv.kernels.sources import expand
+
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90")  # Turing, Ampere, Hopper
 REALS = ("float", "double")
@@ -68,7 +70,7 @@ def main(files: list[str]) -> int:
     paths = [Path(f) for f in files] or sorted(KERNELS.glob("*.cu"))
     failed = not paths
     for path in paths:
-        code = path.read_text(encoding="utf-8")
+        code = expand(path.read_text(encoding="utf-8"), path.name, path.parent)
         for architecture in ARCHITECTURES:
             for real in REALS:
                 result = compile_kernel(code, path.name, architecture, real)

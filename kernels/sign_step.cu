@@ -6,7 +6,7 @@
 // As separate array operations the first line is four passes over memory (sign, multiply, add, clip), each reading
 // and writing the whole batch. Fused it is one: read x and g, write x. There is next to no arithmetic in it, so its
 // speed is the memory's, and there is nothing left to optimise but the pass itself: an attack can save that one too
-// by stepping at the end of the kernel that computes g.
+// by stepping at the end of the kernel that computes g, as matmul.cu does for a dense first layer.
 //
 // Every element stands alone, so any thread may take any element; a grid-stride loop (thread t takes t, t + T,
 // t + 2T, ... of T threads) makes the result independent of how many threads were launched.

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import secrets
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,23 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def user_cache() -> Path:
+    """Return the folder for downloads and compiled kernels, by the platform's custom; it need not exist.
+
+    Not left to pooch, so that what was downloaded once is found where pooch is not installed.
+
+    >>> user_cache().parts[-1]
+    'npadv'
+    """
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "npadv"
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> Path:

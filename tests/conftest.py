@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, settings
 # first imported, which is after this line.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from kernel_cases import xp as xp  # a fixture; it imports NumPy
+
 settings.register_profile(
     "default",
     deadline=None,

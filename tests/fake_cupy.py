@@ -1,25 +1,29 @@
 """A stand-in for ``cupy``, to run the GPU's code path on a machine without a GPU.
 
 A device array is a NumPy array in a wrapper that NumPy refuses and that refuses NumPy arrays, so that every accidental mix
-of host and device raises, as it does with CuPy. What waits for the device (``get``, ``item``, ``float``, ``bool``) and what
-crosses over to it (``asarray``) is counted. Kernels run their own source, one thread after another
-(``kernels/cpu/serial.h``).
+of host and device raises, as it does with CuPy. ``COUNTS`` has how often the host waited for the device (``get``, ``item``,
+``float``, ``bool``, ``synchronize``), how often data crossed over to it (``asarray``) and back, and how many kernels were
+compiled and launched; ``LAUNCHES`` has each launch's kernel, grid, block and arguments. Kernels run their own source
+(:mod:`npadv.kernels.cpu`), in the build and order that ``cpu.running`` says.
 """
 
 import contextlib
 import functools
 import operator
 import sys
+import time
 import types
 
 import numpy as np
-from test_kernels import compile_serial, signatures
 
-COUNTS = {"waits": 0, "uploads": 0, "launches": 0}
+from npadv.kernels import cpu, launch
+
+COUNTS = {"waits": 0, "uploads": 0, "downloads": 0, "compiled": 0, "launches": 0}
+LAUNCHES = []
 
 
 NAMES = """
-abs arange argsort ascontiguousarray broadcast_to clip concatenate copy copyto cumsum empty empty_like equal exp eye full
+abs arange argsort ascontiguousarray broadcast_to clip concatenate copy copyto cumsum empty_like equal exp eye full
 isfinite log log1p maximum may_share_memory minimum moveaxis multiply ones_like pad sign sqrt stack take_along_axis tanh
 where zeros zeros_like
 """
@@ -49,13 +53,30 @@ def on_device(function):
     return call
 
 
+class Device(contextlib.nullcontext):
+    def __init__(self, id=0):
+        super().__init__()
+        self.id = id
+
+    def __eq__(self, other):
+        return self.id == other.id
+
+    def __hash__(self):
+        return self.id
+
+    def __repr__(self):
+        return f"<CUDA Device {self.id}>"
+
+    def synchronize(self):
+        COUNTS["waits"] += 1
+
+
 class ndarray:
     __module__ = "cupy"
     __array_ufunc__ = None
-    device = contextlib.nullcontext()
 
-    def __init__(self, host):
-        self.host = host
+    def __init__(self, host, device=0):
+        self.host, self.device = host, Device(device)
 
     @property
     def base(self):
@@ -69,10 +90,12 @@ class ndarray:
 
     def get(self):
         COUNTS["waits"] += 1
+        COUNTS["downloads"] += 1
         return self.host.copy()
 
     def item(self):
         COUNTS["waits"] += 1
+        COUNTS["downloads"] += 1
         return self.host.item()
 
     def __float__(self):
@@ -147,19 +170,25 @@ for _name in ("iadd", "isub", "imul", "itruediv", "iand", "ixor"):
 
 class RawModule:
     def __init__(self, *, code, options):
-        self.code, self.library = code, compile_serial(code, options)
+        COUNTS["compiled"] += 1
+        time.sleep(0.01)  # long enough for a second thread to want the same
+        self.module = cpu.Module(code=code, options=options)
 
     def get_function(self, name):
-        def launch(grid, block, args):
+        run = self.module.get_function(name)
+
+        def launch(grid, block, args, *, shared_mem=0):
             COUNTS["launches"] += 1
-            kinds = signatures(self.code)[name]
-            cells = [
-                np.array([a.host.ctypes.data if kind.endswith("*") else a]) for a, kind in zip(args, kinds, strict=True)
-            ]
-            pointers = (np.ctypeslib.ctypes.c_void_p * len(cells))(*[cell.ctypes.data for cell in cells])
-            getattr(self.library, f"{name}_serial")(grid[0], block[0], pointers)
+            LAUNCHES.append((name, grid, block, args))
+            run(grid, block, unwrap(args), shared_mem=shared_mem)
 
         return launch
+
+
+def empty(shape, dtype=float):
+    """Memory as it comes: NaN, so that what is read before it was written is seen."""
+    dtype = np.dtype(dtype)
+    return ndarray(np.full(shape, np.nan if dtype.kind == "f" else -1 if dtype.kind == "i" else 255, dtype))
 
 
 def asarray(value, dtype=None):
@@ -172,7 +201,7 @@ def asarray(value, dtype=None):
 def module():
     """Return the stand-in as a module named ``cupy``."""
     fake = types.ModuleType("cupy")
-    own = {"ndarray": ndarray, "RawModule": RawModule, "asarray": asarray, "is_available": lambda: True}
+    own = {"ndarray": ndarray, "RawModule": RawModule, "asarray": asarray, "empty": empty, "is_available": lambda: True}
     for name in NAMES.split():
         own[name] = on_device(getattr(np, name))
     own["add"] = types.SimpleNamespace(
@@ -184,7 +213,7 @@ def module():
     own.update(inf=np.inf, float32=np.float32, float64=np.float64, __version__="0 (a stand-in)")
     properties = {"name": b"no card"}
     own["cuda"] = types.SimpleNamespace(
-        Device=lambda: types.SimpleNamespace(id=0),
+        Device=Device,
         runtime=types.SimpleNamespace(getDeviceProperties=lambda number: properties),
     )
     vars(fake).update(own)
@@ -194,18 +223,17 @@ def module():
 @contextlib.contextmanager
 def installed():
     """Let ``import cupy`` find the stand-in; count from zero."""
-    from npadv import kernels
-
     before = sys.modules.get("cupy")
     sys.modules["cupy"] = module()
-    kernels._cupy.cache_clear()
-    functions, kernels._functions = kernels._functions, {}
+    launch._cupy.cache_clear()
+    functions, launch._functions = launch._functions, {}
     COUNTS.update(dict.fromkeys(COUNTS, 0))
+    LAUNCHES.clear()
     try:
         yield COUNTS
     finally:
-        kernels._functions = functions
-        kernels._cupy.cache_clear()
+        launch._functions = functions
+        launch._cupy.cache_clear()
         sys.modules.pop("cupy")
         if before is not None:
             sys.modules["cupy"] = before

@@ -132,4 +132,4 @@ def test_only_one_file_names_cupy_in_an_import():
 
     package = Path(backend.__file__).parent
     naming = {path.name for path in package.rglob("*.py") if "import cupy" in path.read_text()}
-    assert naming <= {"backend.py", "kernels.py"}
+    assert naming <= {"backend.py"}

@@ -80,7 +80,8 @@ def test_training_on_the_device_is_training(counts, split, loss, rule):
 
     (history, weights, score), (device_history, device_weights, device_score) = both(run)
     for name, tensor in weights.items():
-        np.testing.assert_allclose(device_weights[name], tensor, rtol=1e-6, atol=1e-9)
+        # The images are float32, and so is the direction of a step in l2, whose squares the kernel adds in an order of its own.
+        np.testing.assert_allclose(device_weights[name], tensor, rtol=1e-6, atol=1e-6)
     assert device_score.error == score.error
     assert device_score.loss == pytest.approx(score.loss, rel=1e-6)
     assert [row["train_loss"] for row in device_history] == pytest.approx([row["train_loss"] for row in history])

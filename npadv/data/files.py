@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from npadv.files import user_cache
+
 __all__ = [
     "VARIABLE",
     "DataError",
@@ -40,23 +42,6 @@ def bad_file(path: Path | str, expected: str, came: str, remedy: str = "") -> Da
     DataError('t10k.gz: expected 8 bytes, got 7; delete the file and fetch it again')
     """
     return DataError(f"{path}: expected {expected}, got {came}; {remedy or 'delete the file and fetch it again'}")
-
-
-def user_cache() -> Path:
-    """Return the folder for downloads, by the platform's custom; it need not exist.
-
-    Not left to pooch, so that what was downloaded once is found where pooch is not installed.
-
-    >>> user_cache().parts[-1]
-    'npadv'
-    """
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "npadv"
 
 
 def data_folders(root: str | os.PathLike[str] | None, name: str) -> list[Path]:

@@ -9,7 +9,7 @@ rules of each are the other two. That is all it takes to differentiate a convolu
 
 Each can be had from one matrix product over *columns*, every window of x laid out as a row of a matrix (im2col). That is
 the plain way, below the primitives here. What they run on NumPy is ``fast/``, the same sums in an order that suits a
-processor; on CuPy, the kernels of ``kernels/conv2d.cu``.
+processor; on CuPy, the kernels of ``kernels/conv2d_*.cu``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-// Convolution in two dimensions and its two gradients, the direct way: one thread computes one element.
+// Convolution in two dimensions and its two gradients, version 1, the direct way: one thread computes one element.
 //
 // What neural networks call convolution is cross-correlation: the filter w slides over the image x unflipped.
 //
@@ -23,8 +23,12 @@
 // them, though its neighbours need the same ones: x[n,c,ih,iw] is loaded for up to KH*KW windows and K filters. The
 // caches hide part of that (neighbouring threads differ in ow, so they read neighbouring x and one and the same w),
 // but a GPU that can do a dozen operations in the time of loading a byte still mostly waits. Loading a tile once and
-// using it many times is the next version. The weight gradient has a second fault: its elements are few (a layer of
-// 32 filters of 5x5 on one channel has 800) and their sums are long (N*OH*OW), so most of the GPU has no work.
+// using it many times is version 2. The weight gradient has a second fault: its elements are few (a layer of
+// 32 filters of 5x5 on one channel has 800) and their sums are long (N*OH*OW), so most of the GPU has no work:
+// that is mended in version 4.
+//
+// The forward kernel ends each element with what a layer does next, while the sum is still in a register: it adds the
+// filter's bias, if there is one, and cuts off what is negative, if asked to.
 
 #ifndef real
 #define real float  // -Dreal=double compiles the other precision
@@ -38,10 +42,10 @@ static __device__ long long at(int a, int b, int c, int d, int B, int C, int D) 
   return (((long long)a * B + b) * C + c) * D + d;
 }
 
-// y = x * w:  x (N, C, H, W),  w (K, C/groups, KH, KW),  y (N, K, OH, OW); one thread per y[n,k,oh,ow].
-extern "C" __global__ void conv2d_forward(const real* x, const real* w, real* y,
+// y = x * w:  x (N, C, H, W),  w (K, C/groups, KH, KW),  bias (K) or null,  y (N, K, OH, OW); one thread per y[n,k,oh,ow].
+extern "C" __global__ void conv2d_forward(const real* x, const real* w, const real* bias, real* y,
                                           int N, int C, int H, int W, int K, int KH, int KW, int OH, int OW,
-                                          int sh, int sw, int ph, int pw, int dh, int dw, int groups) {
+                                          int sh, int sw, int ph, int pw, int dh, int dw, int groups, int relu) {
   const int CG = C / groups, KG = K / groups;  // channels and filters of one group
   const long long total = (long long)N * K * OH * OW;
   for (long long i = first_index(); i < total; i += all_threads()) {
@@ -55,7 +59,8 @@ extern "C" __global__ void conv2d_forward(const real* x, const real* w, real* y,
           if (ih < 0 || ih >= H || iw < 0 || iw >= W) continue;  // padding: x is zero there
           sum += x[at(n, c0 + c, ih, iw, C, H, W)] * w[at(k, c, kh, kw, CG, KH, KW)];
         }
-    y[i] = sum;
+    if (bias) sum += bias[k];
+    y[i] = relu && sum < 0 ? real(0) : sum;  // not sum > 0 ? sum : 0, in which NaN would pass for zero
   }
 }
 

@@ -1,0 +1,282 @@
+"""How fast the CUDA kernels are, on one GPU and in one run: each against the vendor's own, or against the memory itself.
+
+    pip install "npadv[gpu-cuda13]" torch
+    python benchmarks/gpu.py                     # a minute; writes benchmarks/speed/gpu.json
+    python benchmarks/gpu.py --table             # prints that file as the README's table; without it, "not measured"
+
+===========================  ====================================================================  ======
+rows                         against                                                               ratio
+===========================  ====================================================================  ======
+convolution and gradients    cuDNN, through PyTorch, after it has tried its algorithms             time
+matrix product               cuBLAS, through PyTorch                                               time
+sign step                    a copy of memory that moves as many bytes                             time
+fused dense sign step        the product by ``matmul`` and then ``sign_step``                      time
+===========================  ====================================================================  ======
+
+A ratio is npadv's time over the other's: below 1 npadv is faster. All are float32, TF32 is off on every side (PyTorch's
+convolutions use it unless told), and both sides must compute the same before they are timed. A sample is a row of calls
+between two events of the GPU's clock, long enough to keep its queue full; the sides take turns, ratios are taken within a
+turn, and the median of the turns is reported with its quartiles. Calls come from Python: where a kernel takes less time than
+its launch, about 10 us, the launch is what is measured, on both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from npadv import kernels
+from npadv.backend import require_cupy
+from npadv.environment import environment
+from npadv.files import write_json
+
+RESULTS = Path(__file__).resolve().parent / "speed" / "gpu.json"
+TURNS = 15
+SAMPLE = 0.01  # seconds that a sample takes at least
+
+
+class Convolution(NamedTuple):
+    """A layer of some network, as images, filters and padding; the batch is 128."""
+
+    title: str
+    channels: int
+    side: int
+    filters: int
+    window: int
+    padding: int
+    batch: int = 128
+
+
+CONVOLUTIONS = (
+    Convolution("28x28x1, 5x5 to 32", 1, 28, 32, 5, 2),
+    Convolution("9x9x32, 5x5 to 64", 32, 9, 64, 5, 2),
+    Convolution("14x14x32, 5x5 to 64", 32, 14, 64, 5, 2),
+    Convolution("28x28x1, 8x8 to 96", 1, 28, 96, 8, 0),
+    Convolution("32x32x3, 8x8 to 192", 3, 32, 192, 8, 4),
+    Convolution("32x32x64, 3x3 to 64", 64, 32, 64, 3, 1),
+    Convolution("32x32x128, 3x3 to 128", 128, 32, 128, 3, 1),
+)
+PRODUCTS = ((128, 1200, 784), (128, 1200, 1200), (4096, 4096, 4096))  # M, N, K
+BATCHES = ((128, 784), (256, 3072), (65536, 784))  # of a sign step
+GROUPS = {  # of rows that begin so: what each is compared with
+    "conv2d": "cuDNN",
+    "input gradient": "cuDNN",
+    "weight gradient": "cuDNN",
+    "matmul": "cuBLAS",
+    "sign step": "copy",
+    "dense sign step": "two kernels",
+}
+
+Call = Callable[[], Any]
+
+
+class Row(NamedTuple):
+    """Two ways to the same result: npadv's and the other, and what the other is."""
+
+    title: str
+    ours: Call
+    theirs: Call
+    against: str
+
+
+# ---------------------------------------------------------------------------------------------- what is compared
+
+
+def rows(xp: Any, torch: Any) -> Iterator[Row]:
+    """Yield every row, its arrays made when its turn comes."""
+    for layer in CONVOLUTIONS:
+        yield from convolution(layer, xp, torch)
+    for M, N, K in PRODUCTS:
+        yield product(M, N, K, xp, torch)
+    for n, d in BATCHES:
+        yield sign_step(n, d, xp)
+    for n, d in BATCHES:
+        yield dense_sign_step(n, d, xp)
+
+
+def convolution(layer: Convolution, xp: Any, torch: Any) -> Iterator[Row]:
+    """Yield a layer's three rows."""
+    _, C, side, K, window, p, N = layer
+    out = side + 2 * p - window + 1
+    x, w, g = _random(xp, (N, C, side, side)), _random(xp, (K, C, window, window)), _random(xp, (N, K, out, out))
+    tx, tw, tg = map(torch.from_dlpack, (x, w, g))  # the same memory
+    pads = (p, p)
+
+    def backward(*wanted: bool) -> Any:
+        gradients = torch.ops.aten.convolution_backward(
+            tg, tx, tw, None, [1, 1], list(pads), [1, 1], False, [0, 0], 1, [*wanted, False]
+        )
+        return gradients[wanted.index(True)]
+
+    calls: dict[str, tuple[Call, Call]] = {
+        "conv2d": (
+            lambda: kernels.conv2d(x, w, padding=pads),
+            lambda: torch.nn.functional.conv2d(tx, tw, padding=pads),
+        ),
+        "input gradient": (
+            lambda: kernels.conv2d_input_grad(g, w, x.shape, padding=pads),
+            lambda: backward(True, False),
+        ),
+        "weight gradient": (
+            lambda: kernels.conv2d_weight_grad(x, g, w.shape, padding=pads),
+            lambda: backward(False, True),
+        ),
+    }
+    for what, (ours, theirs) in calls.items():
+        yield Row(f"{what} {layer.title}", ours, theirs, GROUPS[what])
+
+
+def product(M: int, N: int, K: int, xp: Any, torch: Any) -> Row:
+    """Return the row of a matrix product."""
+    a, b = _random(xp, (M, K)), _random(xp, (K, N))
+    ta, tb = torch.from_dlpack(a), torch.from_dlpack(b)
+    return Row(f"matmul {M}x{K} by {K}x{N}", lambda: kernels.matmul(a, b), lambda: torch.mm(ta, tb), GROUPS["matmul"])
+
+
+def sign_step(n: int, d: int, xp: Any) -> Row:
+    """Return the row of a sign step: it reads two arrays and writes one, as copying one and a half arrays would."""
+    x, g = _random(xp, (n, d)), _random(xp, (n, d))
+    source, target = (xp.zeros(n * d * 3 // 2, dtype=x.dtype) for _ in "st")
+
+    def copy() -> None:
+        target[...] = source
+
+    return Row(f"sign step {n}x{d}", lambda: kernels.sign_step(x, g, 1e-3, bounds=(-9, 9)), copy, "copy")
+
+
+def dense_sign_step(n: int, d: int, xp: Any, units: int = 240) -> Row:
+    """Return the row of the step fused into a dense layer's input gradient, against the two kernels that it replaces."""
+    x, dy, w = _random(xp, (n, d)), _random(xp, (n, units)), _random(xp, (d, units))
+    y = x.copy()
+
+    def apart() -> Any:
+        return kernels.sign_step(y, kernels.matmul(dy, w, transpose_b=True), 1e-3)
+
+    return Row(f"dense sign step {n}x{d}", lambda: kernels.dense_sign_step(x, dy, w, 1e-3), apart, "two kernels")
+
+
+def _random(xp: Any, shape: tuple[int, ...]) -> Any:
+    return xp.random.RandomState(0).uniform(-1, 1, shape).astype(xp.float32)
+
+
+def agreement(row: Row, xp: Any) -> float:
+    """Return how far the two results are apart, relative to the largest element; raise if that is more than rounding."""
+    if row.against == "copy":
+        return 0.0
+    a, b = xp.asarray(row.ours()), xp.from_dlpack(row.theirs())
+    apart = float(abs(a - b).max() / abs(b).max())
+    if not apart < 1e-4:
+        raise RuntimeError(f"{row.title}: npadv and {row.against} must agree to rounding, and are {apart:.1e} apart")
+    return apart
+
+
+# ------------------------------------------------------------------------------------------------------- timing
+
+
+def measure(
+    row: Row, clock: Callable[[Call, int], float], turns: int = TURNS, sample: float = SAMPLE
+) -> dict[str, Any]:
+    """Time a row's two sides in turn; ``clock(call, times)`` returns the seconds that so many calls take."""
+    sides = (row.ours, row.theirs)
+    times = [_enough(clock, call, sample) for call in sides]
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for turn in range(turns):
+        for i in (0, 1) if turn % 2 else (1, 0):
+            seconds[i].append(clock(sides[i], times[i]) / times[i])
+    low, median, high = statistics.quantiles([a / b for a, b in zip(*seconds, strict=True)], n=4)
+    ours, theirs = map(statistics.median, seconds)
+    ratio = {"low": low, "median": median, "high": high}
+    return {"row": row.title, "against": row.against, "npadv_seconds": ours, "seconds": theirs, "ratio": ratio}
+
+
+def _enough(clock: Callable[[Call, int], float], call: Call, sample: float) -> int:
+    """Return how many calls fill a sample; on the way everything is compiled, tuned and warm."""
+    times = 1
+    clock(call, 3)
+    while clock(call, times) < sample:
+        times *= 2
+    return times
+
+
+def gpu_clock(cupy: Any) -> Callable[[Call, int], float]:
+    """Return a clock that asks the GPU."""
+    begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+
+    def clock(call: Call, times: int) -> float:
+        begin.record()
+        for _ in range(times):
+            call()
+        end.record()
+        end.synchronize()
+        return float(cupy.cuda.get_elapsed_time(begin, end)) / 1000
+
+    return clock
+
+
+# -------------------------------------------------------------------------------------------------- the results
+
+
+def run() -> dict[str, Any]:
+    """Measure everything; RuntimeError says in a sentence what is missing."""
+    cupy = require_cupy()
+    try:
+        import torch
+    except ImportError:
+        raise RuntimeError("comparing with cuDNN needs PyTorch, which is not installed: pip install torch") from None
+    if not torch.cuda.is_available():
+        raise RuntimeError("comparing with cuDNN needs a PyTorch built for CUDA, and the one installed sees no GPU")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True  # let it try its algorithms and keep the fastest
+    facts = environment("cuda")
+    cudnn: Any = torch.backends.cudnn
+    facts["versions"].update(torch=torch.__version__, cudnn=cudnn.version())
+    clock, found = gpu_clock(cupy), []
+    with torch.no_grad():
+        for row in rows(cupy, torch):
+            apart = agreement(row, cupy)
+            found.append({**measure(row, clock), "apart": apart})
+            print(f"{row.title:45} {found[-1]['ratio']['median']:6.2f} of {row.against}", flush=True)
+    bytes_moved = 2 * 4 * (BATCHES[-1][0] * BATCHES[-1][1] * 3 // 2)
+    copy = next(r for r in found if r["row"] == f"sign step {BATCHES[-1][0]}x{BATCHES[-1][1]}")
+    return {"environment": facts, "tf32": False, "copy_bytes_per_second": bytes_moved / copy["seconds"], "rows": found}
+
+
+def table(path: Path = RESULTS) -> str:
+    """Return the results in a file as the README's table: for each group of rows the geometric mean, and the range."""
+    results = json.loads(path.read_text("utf-8")) if path.is_file() else {"rows": []}
+    card = results["environment"]["device"]["card"] if results["rows"] else "a GPU"
+    lines = [f"| kernel, float32 on {card} | against | time as a ratio: mean (range) |", "| --- | --- | --- |"]
+    for group, against in GROUPS.items():
+        ratios = [row["ratio"]["median"] for row in results["rows"] if row["row"].startswith(f"{group} ")]
+        found = "not measured"
+        if ratios:
+            found = f"{statistics.geometric_mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        lines.append(f"| {group} | {against} | {found} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 1 if nothing could be measured."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where the results go (default: %(default)s)")
+    parser.add_argument("--table", action="store_true", help="print the results of that file instead of measuring")
+    options = parser.parse_args(arguments)
+    if options.table:
+        print(table(options.output))
+        return 0
+    try:
+        results = run()
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    write_json(options.output, results)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

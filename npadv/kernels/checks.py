@@ -1,0 +1,64 @@
+"""Checks of arguments that several families of kernels share; each error names the function and the argument."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from npadv.kernels.launch import array_module, check_arrays, integer, real_number
+
+__all__ = ["check_companion", "check_in_place", "check_shape", "interval", "pair"]
+
+
+def check_shape(name: str, which: str, a: Any, shape: tuple[int, ...], why: str) -> None:
+    """Raise unless ``a`` has the shape, of which ``why`` says where it comes from."""
+    if a.shape != shape:
+        raise ValueError(f"{name}: {which} must have {why}, {shape}, got {a.shape}")
+
+
+def check_in_place(name: str, targets: Mapping[str, Any], others: Mapping[str, Any]) -> None:
+    """Raise unless the targets, which a kernel overwrites, are contiguous and share no memory with anything it reads."""
+    given = {**targets, **others}
+    xp = array_module(*given.values())
+    for i, (which, target) in enumerate(targets.items()):
+        for other in list(given)[i + 1 :]:
+            if xp.may_share_memory(target, given[other]):
+                raise ValueError(
+                    f"{name}: {other} must not share memory with {which}, which is overwritten; pass a copy"
+                )
+        if not target.flags.c_contiguous:
+            raise ValueError(
+                f"{name}: {which} must be C-contiguous, because it is overwritten in place; got a strided view"
+            )
+
+
+def check_companion(name: str, which: str, a: Any, dtype: Any, like: tuple[str, Any]) -> None:
+    """Raise unless ``a`` is a device array of a dtype of its own, on the device of the array it goes with, (name, array)."""
+    if not isinstance(a, (xp := array_module(like[1])).ndarray):
+        raise TypeError(f"{name}: {which} must be a {xp.__name__}.ndarray, got {type(a).__name__}")
+    check_arrays(name, {which: a}, (np.dtype(dtype),))
+    if a.device != like[1].device:
+        raise ValueError(f"{name}: {which} must be on the device of {like[0]}, {like[1].device}, got {a.device}")
+
+
+def interval(name: str, bounds: Any, dtype: Any) -> tuple[Any, Any]:
+    """Return ``bounds`` as two numbers of ``dtype``, infinite for None."""
+    if bounds is None:
+        return dtype.type(-math.inf), dtype.type(math.inf)
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise TypeError(f"{name}: bounds must be None or a pair (lo, hi), got {bounds!r}")
+    lo, hi = (real_number(name, "bounds", end, dtype) for end in bounds)
+    if not lo <= hi:
+        raise ValueError(f"{name}: bounds must be (lo, hi) with lo <= hi, got {bounds!r}")
+    return lo, hi
+
+
+def pair(name: str, which: str, value: Any, *, least: int) -> tuple[int, int]:
+    """Return a setting of height and width as two ints of at least ``least``."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name}: {which} must be a tuple (height, width), got {value!r}")
+    if len(value) != 2:
+        raise ValueError(f"{name}: {which} must be (height, width), got {value!r}")
+    high, wide = (integer(name, f"{which}[{i}]", v, least=least) for i, v in enumerate(value))
+    return high, wide

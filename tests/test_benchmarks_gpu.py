@@ -1,0 +1,88 @@
+"""The GPU's benchmark on a machine without one: what it compares is equal, what it has not measured it says."""
+
+import importlib.util
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernel_cases import needs_compiler
+
+ROOT = Path(__file__).resolve().parents[1]
+spec = importlib.util.spec_from_file_location("gpu_benchmark", ROOT / "benchmarks" / "gpu.py")
+gpu = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(gpu)
+
+
+@needs_compiler
+def test_both_sides_of_each_row_compute_the_same(monkeypatch):
+    """Small, with NumPy in CuPy's place and PyTorch on the CPU."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setenv("NPADV_KERNELS", "cpu")
+    rows = [
+        *gpu.convolution(gpu.Convolution("a layer", 2, 9, 3, 5, 2, batch=2), np, torch),
+        gpu.product(5, 7, 9, np, torch),
+        gpu.sign_step(3, 8, np),
+        gpu.dense_sign_step(3, 8, np, units=4),
+    ]
+    rows[4].theirs()  # a copy, which has no result to compare
+    for row in rows:
+        assert gpu.agreement(row, np) < 1e-5
+        assert any(row.title.startswith(f"{group} ") and row.against == gpu.GROUPS[group] for group in gpu.GROUPS)
+    wrong = rows[0]._replace(theirs=lambda: rows[0].theirs() * 1.01)
+    with pytest.raises(RuntimeError, match="conv2d a layer: npadv and cuDNN must agree to rounding, and are"):
+        gpu.agreement(wrong, np)
+
+
+def test_ratios_are_taken_within_a_turn_and_samples_are_long_enough():
+    slow = itertools.cycle([1.0, 1.0, 3.0])  # a machine that is three times slower every now and then
+    asked = []
+
+    def clock(call, times):
+        asked.append((call, times))
+        return call() * times * 1e-4
+
+    row = gpu.Row("conv2d x", lambda: 2.0, lambda: 4.0, "cuDNN")
+    found = gpu.measure(row, clock, turns=9, sample=0.01)
+    assert found["ratio"] == {"low": 0.5, "median": 0.5, "high": 0.5}
+    assert (found["npadv_seconds"], found["seconds"]) == pytest.approx((2e-4, 4e-4))
+    assert {(call(), times) for call, times in asked[-18:]} == {(2.0, 64), (4.0, 32)}  # 0.01 s at least
+    turns = [call() for call, _ in asked[-18:]]
+    assert turns[:4] == [4.0, 2.0, 2.0, 4.0]  # who goes first alternates
+    noisy = gpu.Row("conv2d x", lambda: 2.0 * next(slow), lambda: 4.0, "cuDNN")
+    assert gpu.measure(noisy, clock, turns=9)["ratio"]["high"] > 0.5
+
+
+def test_the_readme_has_what_was_measured_and_not_measured_for_the_rest(tmp_path):
+    assert gpu.table() in (ROOT / "README.md").read_text("utf-8")
+    file = tmp_path / "gpu.json"
+    assert gpu.table(file).count("| not measured |") == len(gpu.GROUPS)
+    rows = [{"row": f"sign step {n}", "ratio": {"median": r}} for n, r in (("1x1", 1.0), ("2x2", 4.0))]
+    file.write_text(json.dumps({"rows": rows, "environment": {"device": {"card": "Card 9000"}}}))
+    lines = gpu.table(file).splitlines()
+    assert "Card 9000" in lines[0]
+    assert "| sign step | copy | 2.00 (1.00 to 4.00) |" in lines
+    assert sum("not measured" in line for line in lines) == len(gpu.GROUPS) - 1
+
+
+def test_without_a_gpu_it_says_so_in_a_sentence_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    def none():
+        raise RuntimeError("computing on a GPU needs one")
+
+    monkeypatch.setattr(gpu, "require_cupy", none)
+    assert gpu.main(["--output", str(tmp_path / "gpu.json")]) == 1
+    assert capsys.readouterr().err == "computing on a GPU needs one\n"
+    assert not list(tmp_path.iterdir())
+    assert gpu.main(["--table", "--output", str(tmp_path / "gpu.json")]) == 0
+    assert "not measured" in capsys.readouterr().out
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_row_is_measured():
+    cupy, torch = pytest.importorskip("cupy"), pytest.importorskip("torch")
+    if not (cupy.is_available() and torch.cuda.is_available()):
+        pytest.skip("no CUDA device for both CuPy and PyTorch")
+    row = next(gpu.convolution(gpu.Convolution("a layer", 4, 9, 8, 5, 2), cupy, torch))
+    assert gpu.agreement(row, cupy) < 1e-4
+    assert gpu.measure(row, gpu.gpu_clock(cupy), turns=3)["ratio"]["median"] > 0

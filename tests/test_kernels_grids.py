@@ -1,0 +1,79 @@
+"""How many blocks each kernel is given, and that one block comes to the same result."""
+
+import numpy as np
+import pytest
+from kernel_cases import needs_compiler, same_bits
+from kernel_mutations import few_blocks
+
+from npadv import kernels
+from npadv.kernels import launch
+
+
+def launches():
+    """For each kernel a call, which returns what the kernel wrote, and the blocks of 256 threads that its work is for."""
+    rng = np.random.default_rng(0)
+
+    def random(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    x, y, z, v, w = (random(70, 130) for _ in "xyzvw")
+    d, u, images, g = random(70, 9), random(130, 9), random(2, 3, 20, 20), random(2, 3, 10, 10)
+    labels, winners = rng.integers(0, 130, 70), kernels.max_pool2d_reference(images, (2, 2))[1]
+    state, numbers = np.array([3, 4], np.uint64), np.array([0.1, 0.9, 0.5, 0.5])
+
+    def changed(function, *arrays, **how):
+        return lambda: [function(*arrays, **how), *arrays][1:]
+
+    return {
+        "sign_step": (changed(kernels.sign_step, x, y, 1), 36),  # 9100 elements
+        "projected_sign_step": (changed(kernels.sign_step, x, y, 1, center=z, radius=0.5), 36),
+        "l2_step": (changed(kernels.l2_step, x, y, 1), 70),  # a block for a row
+        "l1_step": (changed(kernels.l1_step, x, y, 1), 70),
+        "dense_sign_step": (changed(kernels.dense_sign_step, x, d, u, 1), 6),  # 2 x 3 tiles of 64 x 64
+        "matmul_nn": (lambda: [kernels.matmul(x, random(130, 200))], 8),
+        "matmul_nt": (lambda: [kernels.matmul(x, y, transpose_b=True)], 4),
+        "matmul_tn": (lambda: [kernels.matmul(x, y, transpose_a=True)], 9),
+        "matmul_tt": (lambda: [kernels.matmul(x, random(200, 70), transpose_a=True, transpose_b=True)], 12),
+        "maxout_forward": (lambda: kernels.maxout(x, 2), 18),  # 4550 results
+        "maxout_backward": (lambda: [kernels.maxout_grad(x, rng.integers(0, 2, (70, 130), np.int32), 2)], 72),
+        "max_pool_forward": (lambda: kernels.max_pool2d(images, (2, 2)), 3),
+        "max_pool_backward": (lambda: [kernels.max_pool2d_grad(g, winners, images.shape, (2, 2))], 10),
+        "cross_entropy_forward": (lambda: [kernels.cross_entropy(x, labels)], 9),  # a warp for a row
+        "cross_entropy_backward": (lambda: [kernels.cross_entropy_grad(x, labels, y[:, 0])], 9),
+        "dropout": (lambda: [kernels.dropout(x, 0.5, state)], 9),  # four elements a thread
+        "dropout_advance": (changed(kernels.dropout_advance, state, 1), 1),
+        "sgd": (changed(kernels.sgd, x, y, numbers[:1]), 36),
+        "sgd_momentum": (changed(kernels.sgd, x, y, numbers[:2], velocity=z), 36),
+        "adam_advance": (changed(kernels.adam_advance, numbers), 1),
+        "adam": (changed(kernels.adam, x, y, z, v * v, numbers), 36),
+        "max_norm_rows": (changed(kernels.max_norm, w, 1, (1,)), 70),
+        "max_norm_columns": (changed(kernels.max_norm, w, 1, (0,)), 5),  # a block for 32 columns
+    }
+
+
+@pytest.mark.parametrize("kernel", launches())
+def test_the_work_is_given_to_as_many_blocks_as_it_takes(monkeypatch, kernel):
+    monkeypatch.setenv("NPADV_KERNELS", "cpu")
+    launched = []
+    monkeypatch.setattr(
+        launch, "_function", lambda xp, file, name, real: lambda *how, **more: launched.append((name, how))
+    )
+    call, blocks = launches()[kernel]
+    call()
+    ((name, (grid, *_)),) = launched
+    assert (name, grid) == (kernel, (blocks,))
+
+
+@needs_compiler
+@pytest.mark.parametrize("kernel", launches())
+def test_one_block_does_the_work_of_many(monkeypatch, kernel):
+    """The grid-stride loops: what was launched decides who does the work, not what comes of it."""
+    monkeypatch.setenv("NPADV_KERNELS", "cpu")
+    many = launches()[kernel][0]()
+    with few_blocks():
+        one = launches()[kernel][0]()
+    arrays = [(a, b) for a, b in zip(many, one, strict=True) if isinstance(a, np.ndarray)]
+    assert arrays
+    for a, b in arrays:
+        assert same_bits(a, b)
+        assert a.dtype.kind != "f" or np.isfinite(a).all()  # no element was left as it was made

@@ -1,0 +1,473 @@
+"""The layers as kernels: matrix product, maxout, max pooling, cross-entropy and dropout, forward and backward."""
+
+import contextlib
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_cases import every_way, needs_compiler, same_bits
+from kernel_mutations import Elsewhere, breaks_without_a_barrier, few_blocks
+
+from npadv import functional, kernels, ops
+from npadv.autodiff import Tensor, grad
+from npadv.backend import to_numpy
+
+reals = st.sampled_from([np.float32, np.float64])
+seeds = st.integers(0, 2**32 - 1)
+few_or_many = st.sampled_from([few_blocks, contextlib.nullcontext])
+some = settings(max_examples=12)
+TIED = np.array([-2.0, -1.0, 0.0, 1.0, 2.0, math.inf, -math.inf, math.nan])
+
+
+# ---------------------------------------------------------------------------------------------- matrix product
+
+
+@settings(max_examples=16)
+@given(
+    sides=st.tuples(
+        st.sampled_from([0, 1, 31, 65]), st.sampled_from([0, 1, 33, 64, 130]), st.sampled_from([0, 1, 15, 16, 17, 33])
+    ),
+    real=reals,
+    flips=st.tuples(st.booleans(), st.booleans()),
+    with_bias=st.booleans(),
+    seed=seeds,
+    blocks=few_or_many,
+)
+def test_the_product_is_its_reference_to_the_bit(xp, sides, real, flips, with_bias, seed, blocks):
+    """Whole numbers, whose products add up exactly in any order: below 2^24 in float32, and past it in float64."""
+    M, N, K = sides
+    rng, most = np.random.default_rng(seed), 2**8 if real is np.float32 else 2**22
+    a, b = (rng.integers(-most, most, shape).astype(real) for shape in [(M, K), (K, N)])
+    a, b = (np.ascontiguousarray(m.T) if flip else m for m, flip in zip((a, b), flips, strict=True))
+    how = {"transpose_a": flips[0], "transpose_b": flips[1]}
+    bias = rng.integers(-most, most, N).astype(real) if with_bias else None
+
+    def run():
+        device_bias = None if bias is None else xp.asarray(bias)
+        return kernels.matmul(xp.asarray(a), xp.asarray(b), bias=device_bias, **how)
+
+    with blocks():
+        (c,) = every_way(run, xp)
+    assert same_bits(c, kernels.matmul_reference(a, b, bias=bias, **how) + 0)  # + 0: of -0 and 0
+
+
+def test_the_product_of_any_numbers_is_their_product_to_rounding(xp):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(70, 300)).astype(np.float32), rng.normal(size=(300, 90)).astype(np.float32)
+    exact = a.astype(float) @ b.astype(float)
+    bound = abs(a.astype(float)) @ abs(b.astype(float)) * 300 * 2**-24
+    assert (abs(to_numpy(kernels.matmul(xp.asarray(a), xp.asarray(b))) - exact) <= bound).all()
+
+
+def test_nan_and_infinity_stay_in_their_row_and_column(xp):
+    a, b = np.ones((3, 20)), np.ones((20, 70))
+    a[1, 19], b[4, 66] = math.nan, math.inf
+    np.testing.assert_array_equal(to_numpy(kernels.matmul(xp.asarray(a), xp.asarray(b))), a @ b)
+
+
+def test_a_transposed_view_is_read_where_it_lies(xp):
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(-9, 9, (5, 7)).astype(float), rng.integers(-9, 9, (5, 6)).astype(float)
+    da, db = xp.asarray(a), xp.asarray(b)
+    np.testing.assert_array_equal(to_numpy(kernels.matmul(da.T, db)), a.T @ b)
+    np.testing.assert_array_equal(to_numpy(kernels.matmul(db.T, da.T, transpose_b=True)), b.T @ a)
+    np.testing.assert_array_equal(to_numpy(kernels.matmul(da.T[::2], db[:, ::2])), a.T[::2] @ b[:, ::2])
+
+
+@needs_compiler
+@pytest.mark.parametrize("flips", [(False, False), (True, True)])
+def test_the_barrier_of_the_product_cannot_be_left_out(flips):
+    a, b, how = np.ones((40, 40)), np.ones((40, 40)), dict(zip(("transpose_a", "transpose_b"), flips, strict=True))
+    breaks_without_a_barrier("matmul", 0, lambda: kernels.matmul(a, b, **how))
+
+
+# ------------------------------------------------------------------------------------------------------ maxout
+
+MAXOUTS = [  # shape, axis, pieces
+    ((3, 4), 1, 2),
+    ((2, 31), 1, 31),
+    ((5, 132), 1, 2),
+    ((2, 6, 3, 5), 1, 3),
+    ((4, 3, 2), -1, 2),
+    ((33, 5), 0, 3),
+    ((7, 5), 1, 1),
+    ((1, 300), 1, 3),
+    ((0, 4), 1, 2),
+    ((2, 0), 1, 3),
+    ((2, 4, 0), 1, 2),
+]
+
+
+@some
+@given(case=st.sampled_from(MAXOUTS), real=reals, seed=seeds, blocks=few_or_many)
+def test_maxout_is_its_reference_to_the_bit_ties_and_nan_included(xp, case, real, seed, blocks):
+    shape, axis, pieces = case
+    rng = np.random.default_rng(seed)
+    x = rng.choice(TIED, shape).astype(real)
+    y, winners = kernels.maxout_reference(x, pieces, axis=axis % len(shape))
+    g = rng.normal(size=y.shape).astype(real)
+
+    def run():
+        out, won = kernels.maxout(xp.asarray(x), pieces, axis=axis)
+        return out, won, kernels.maxout_grad(xp.asarray(g), won, pieces, axis=axis)
+
+    with blocks():
+        results = every_way(run, xp)
+    expected = y, winners, kernels.maxout_grad_reference(g, winners, pieces, axis=axis % len(shape))
+    assert all(same_bits(*both) for both in zip(results, expected, strict=True))
+
+
+def test_maxout_is_the_librarys_maxout_and_its_gradient(xp):
+    x = np.random.default_rng(0).integers(-2, 3, (4, 6, 5)).astype(float)  # with ties
+    leaf = Tensor(x, requires_grad=True)
+    y = functional.maxout(leaf, 3)
+    g = np.random.default_rng(1).normal(size=y.shape)
+    out, winners = kernels.maxout(xp.asarray(x), 3)
+    np.testing.assert_array_equal(to_numpy(out), y.data)
+    gx = kernels.maxout_grad(xp.asarray(g), winners, 3)
+    np.testing.assert_array_equal(to_numpy(gx), grad(y, leaf, cotangent=g))
+
+
+# ------------------------------------------------------------------------------------------------- max pooling
+
+
+@st.composite
+def poolings(draw):
+    """The shape of some images and how to pool them."""
+    size = draw(st.tuples(st.integers(1, 3), st.integers(1, 4)))
+    padding = tuple(draw(st.integers(0, k // 2)) for k in size)
+    sides = [
+        draw(st.sampled_from([n for n in (1, 2, 5, 8, 31, 33) if n + 2 * p >= k]))
+        for k, p in zip(size, padding, strict=True)
+    ]
+    stride = draw(st.none() | st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    how = {"stride": stride, "padding": padding, "ceil_mode": draw(st.booleans())}
+    return (draw(st.integers(0, 2)), draw(st.integers(1, 2)), *sides), size, how
+
+
+@settings(max_examples=30)
+@given(case=poolings(), real=reals, seed=seeds, blocks=few_or_many)
+def test_pooling_is_its_reference_to_the_bit_ties_and_nan_included(xp, case, real, seed, blocks):
+    shape, size, how = case
+    rng = np.random.default_rng(seed)
+    x = rng.choice(TIED, shape).astype(real)
+    y, winners = kernels.max_pool2d_reference(x, size, **how)
+    g = rng.integers(-9, 9, y.shape).astype(real)  # added up exactly, in any order
+
+    def run():
+        out, won = kernels.max_pool2d(xp.asarray(x), size, **how)
+        return out, won, kernels.max_pool2d_grad(xp.asarray(g), won, shape, size, **how)
+
+    with blocks():
+        results = every_way(run, xp, checked=x.size < 1000)
+    expected = y, winners, kernels.max_pool2d_grad_reference(g, winners, shape) + 0
+    assert all(same_bits(*both) for both in zip(results, expected, strict=True))
+
+
+@some
+@given(case=poolings(), seed=seeds)
+def test_pooling_is_the_librarys_pooling_and_its_gradient(xp, case, seed):
+    shape, size, how = case
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-2, 3, shape).astype(float)
+    leaf = Tensor(x, requires_grad=True)
+    y = ops.max_pool2d(leaf, size, **how)
+    g = rng.integers(-9, 9, y.shape).astype(float)
+    out, winners = kernels.max_pool2d(xp.asarray(x), size, **how)
+    np.testing.assert_array_equal(to_numpy(out), y.data)
+    gx = kernels.max_pool2d_grad(xp.asarray(g), winners, shape, size, **how)
+    np.testing.assert_array_equal(to_numpy(gx), grad(y, leaf, cotangent=g))
+
+
+def test_padding_never_wins(xp):
+    x = xp.asarray(np.full((1, 1, 2, 2), -math.inf))
+    y, winners = kernels.max_pool2d(x, (2, 2), stride=(1, 1), padding=(1, 1))
+    assert to_numpy(y).max() == -math.inf
+    assert to_numpy(winners).tolist() == [[[[0, 0, 1], [0, 0, 1], [2, 2, 3]]]]
+
+
+# ----------------------------------------------------------------------------------------------- cross-entropy
+
+
+@st.composite
+def classifications(draw):
+    """Logits of any size and some labels."""
+    real, rng = draw(reals), np.random.default_rng(draw(seeds))
+    n, k = draw(st.sampled_from([0, 1, 7, 33])), draw(st.sampled_from([1, 10, 31, 32, 33, 100]))
+    z = (rng.normal(size=(n, k)) * 10.0 ** draw(st.integers(-3, 4))).astype(real)
+    return z, rng.integers(0, k, n), rng.normal(size=n).astype(real)
+
+
+@settings(max_examples=20)
+@given(case=classifications(), blocks=few_or_many)
+def test_cross_entropy_is_its_reference_and_the_librarys(xp, case, blocks):
+    z, labels, g = case
+
+    def run():
+        arguments = xp.asarray(z), xp.asarray(labels)
+        return kernels.cross_entropy(*arguments), kernels.cross_entropy_grad(*arguments, xp.asarray(g))
+
+    with blocks():
+        losses, gz = every_way(run, xp)
+    tolerance = {"rtol": 32 * np.finfo(z.dtype).eps, "atol": 32 * np.finfo(z.dtype).eps}
+    np.testing.assert_allclose(losses, kernels.cross_entropy_reference(z, labels), **tolerance)
+    np.testing.assert_allclose(gz, kernels.cross_entropy_grad_reference(z, labels, g), **tolerance)
+    assert losses.dtype == gz.dtype == z.dtype
+    leaf = Tensor(z, requires_grad=True)
+    expected = functional.cross_entropy(leaf, labels, reduction="none")
+    np.testing.assert_allclose(losses, expected.data, **tolerance)
+    np.testing.assert_allclose(gz, grad(expected, leaf, cotangent=g), **tolerance)
+
+
+def test_what_has_no_loss_is_nan_and_only_that(xp):
+    z = np.zeros((7, 40), np.float32)
+    z[2, 35], z[3, 35], z[4, 35], z[5] = math.nan, math.inf, -math.inf, -math.inf
+    labels, g = np.array([40, -1, 0, 0, 0, 0, 39]), np.ones(7, np.float32)
+    arguments = xp.asarray(z), xp.asarray(labels)
+    losses = to_numpy(kernels.cross_entropy(*arguments))
+    gz = to_numpy(kernels.cross_entropy_grad(*arguments, xp.asarray(g)))
+    assert np.isnan(losses).tolist() == [True, True, True, True, False, True, False]
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(losses, kernels.cross_entropy_reference(z, labels), rtol=1e-6)
+        np.testing.assert_allclose(gz, kernels.cross_entropy_grad_reference(z, labels, g), rtol=1e-5, atol=1e-7)
+    assert np.isnan(gz).any(axis=1).tolist() == np.isnan(losses).tolist()
+
+
+def test_the_largest_logit_is_found_wherever_it_is(xp):
+    z = np.diag(np.full(100, 1000.0)) - 500
+    losses = kernels.cross_entropy(xp.asarray(z), xp.asarray(np.arange(100)))
+    np.testing.assert_array_equal(to_numpy(losses), np.zeros(100))
+
+
+def test_large_logits_keep_their_digits(xp):
+    z = np.array([[1e6, 1e6 - 1, 0], [-3e38, 3e38, 0]], np.float32)
+    losses = kernels.cross_entropy(xp.asarray(z), xp.asarray(np.array([1, 1])))
+    np.testing.assert_allclose(to_numpy(losses), [math.log1p(math.e), 0], rtol=1e-6)
+    wrong = kernels.cross_entropy(xp.asarray(z[:1]), xp.asarray(np.array([2])))
+    np.testing.assert_allclose(to_numpy(wrong), [1e6], rtol=1e-6)
+
+
+# ----------------------------------------------------------------------------------------------------- dropout
+
+
+def test_the_reference_generator_is_philox():
+    """The known answers that its authors publish: counter, key, words."""
+    counter = [0x85A308D3243F6A88, 0x0370734413198A2E]
+    ones = 2**64 - 1
+    for low, high, key, words in [
+        (0, 0, 0, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        (ones, ones, ones, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (*counter, 0x299F31D0A4093822, "d16cfe09 94fdcceb 5001e420 24126ea1"),
+    ]:
+        (got,) = kernels.philox_reference(*(np.array([n], np.uint64) for n in (low, high, key)))
+        assert " ".join(f"{word:08x}" for word in got) == words
+
+
+@settings(max_examples=16)
+@given(
+    shape=st.sampled_from([(0,), (1,), (3,), (4,), (5,), (31, 33), (2, 3, 4, 5), (1025,)]),
+    real=reals,
+    rate=st.sampled_from([0.0, 0.2, 0.5, 0.999, 1e-12]),
+    state=st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
+    draw=st.sampled_from([0, 1, 2**64 - 1]),
+    rescale=st.booleans(),
+    blocks=few_or_many,
+)
+def test_dropout_is_its_reference_to_the_bit(xp, shape, real, rate, state, draw, rescale, blocks):
+    x, host = np.random.default_rng(0).normal(size=shape).astype(real), np.array(state, np.uint64)
+
+    def run():
+        on_device = xp.asarray(host.copy())
+        y = kernels.dropout(xp.asarray(x), rate, on_device, draw=draw, rescale=rescale)
+        kernels.dropout_advance(on_device, 3)
+        return y, on_device
+
+    with blocks():
+        y, after = every_way(run, xp)
+    assert same_bits(y, kernels.dropout_reference(x, rate, host, draw=draw, rescale=rescale))
+    assert after.tolist() == [state[0], (state[1] + 3) % 2**64]
+
+
+def test_an_element_is_dropped_below_the_rate_and_kept_at_it(xp):
+    (words,) = kernels.philox_reference(*(np.array([n], np.uint64) for n in (0, 5, 9)))
+    state, ones = xp.asarray(np.array([9, 5], np.uint64)), xp.asarray(np.ones(4))
+    for i, word in enumerate(words.tolist()):
+        for rate, kept in [(word / 2**32, 1), ((word + 1) / 2**32, 0)]:
+            assert to_numpy(kernels.dropout(ones, rate, state, rescale=False))[i] == kept
+
+
+def test_masks_drop_at_their_rate_and_have_nothing_in_common(xp):
+    state, ones = xp.asarray(np.array([7, 100], np.uint64)), xp.asarray(np.ones(100_000, np.float32))
+
+    def mask(**how):
+        return to_numpy(kernels.dropout(ones, 0.25, state, rescale=False, **how))
+
+    first, again, second = mask(), mask(), mask(draw=1)
+    kernels.dropout_advance(state, 2)
+    third = mask()
+    np.testing.assert_array_equal(again, first)  # the backward sees what the forward saw
+    deviation = math.sqrt(0.25 * 0.75 / 100_000)
+    for m in (first, second, third):
+        assert set(m.tolist()) == {0.0, 1.0}
+        assert abs(m.mean() - 0.75) < 5 * deviation
+    for a, b in [(first, second), (first, third), (second, third), (first[1:], first[:-1]), (first[4:], first[:-4])]:
+        assert abs(np.corrcoef(a, b)[0, 1]) < 5 / math.sqrt(100_000)
+
+
+def test_dropout_keeps_the_mean_and_shows_what_is_broken(xp):
+    state = np.array([1, 0], np.uint64)
+    x = np.ones(50_000)
+    y = to_numpy(kernels.dropout(xp.asarray(x), 0.5, xp.asarray(state)))
+    assert set(y.tolist()) == {0.0, 2.0}
+    assert abs(y.mean() - 1) < 0.02
+    x[:100], x[100:200] = math.nan, math.inf
+    broken = to_numpy(kernels.dropout(xp.asarray(x), 0.5, xp.asarray(state)))
+    assert np.isnan(broken[:100]).all()
+    np.testing.assert_array_equal(broken[100:200], np.where(y[100:200] == 0, math.nan, math.inf))
+    np.testing.assert_array_equal(broken[200:], y[200:])
+
+
+# ---------------------------------------------------------------------------------------------- wrong arguments
+
+
+def full(*shape, dtype="float32"):
+    return np.full(shape, 1, dtype)
+
+
+A, B, X, Z, L, S = full(4, 3), full(3, 2), full(2, 4, 5, 6), full(4, 3), full(4, dtype="int64"), full(2, dtype="uint64")
+G, WON = full(2, 4, 2, 3), full(2, 4, 2, 3, dtype="int32")
+WRONG = {
+    kernels.matmul: [
+        ((A, [[1.0]]), {}, TypeError, "b must be a numpy.ndarray, got list"),
+        ((A, B.astype(float)), {}, TypeError, "b must have the dtype of a, float32, got float64"),
+        ((A, B.view(Elsewhere)), {}, ValueError, "b must be on the device of a, cpu, got elsewhere"),
+        ((A.astype(np.int64), B.astype(np.int64)), {}, TypeError, "a must be float32 or float64, got int64"),
+        ((A[0], B), {}, ValueError, "a must be a matrix, got shape (3,)"),
+        ((A, B[None]), {}, ValueError, "b must be a matrix, got shape (1, 3, 2)"),
+        ((A, B), {"transpose_a": True}, ValueError, "b must have the K of a, 4, got 3 of shape (3, 2)"),
+        ((A, B), {"transpose_b": True}, ValueError, "b must have the K of a, 3, got 2 of shape (3, 2)"),
+        ((A, B), {"bias": full(3)}, ValueError, "bias must have the shape (N,), (2,), got (3,)"),
+        ((A, B), {"bias": full(2, dtype="float64")}, TypeError, "bias must have the dtype of a, float32, got float64"),
+    ],
+    kernels.maxout: [
+        ((A.astype(np.float16), 2), {}, TypeError, "x must be float32 or float64, got float16"),
+        ((A, 2), {}, ValueError, "pieces must divide the 3 features on axis 1, got 2"),
+        ((A, 0), {}, ValueError, "pieces must be an integer from 1 to 2**31 - 1, got 0"),
+        ((A, 2.0), {}, TypeError, "pieces must be an integer, got 2.0"),
+        ((A, 2), {"axis": 2}, ValueError, "axis must be an integer from -2 to 1, got 2"),
+    ],
+    kernels.maxout_grad: [
+        ((A, None, 2), {}, TypeError, "winners must be a numpy.ndarray, got NoneType"),
+        ((A, L, 2), {}, TypeError, "winners must be int32, got int64"),
+        ((G, WON[:, :2], 2), {}, ValueError, "winners must have the shape of g, (2, 4, 2, 3), got (2, 2, 2, 3)"),
+        ((G, WON.view(Elsewhere), 2), {}, ValueError, "winners must be on the device of g, cpu, got elsewhere"),
+        ((G, WON, -1), {}, ValueError, "pieces must be an integer from 1"),
+    ],
+    kernels.max_pool2d: [
+        ((A, (2, 2)), {}, ValueError, "x must be images (N, C, H, W), got shape (4, 3)"),
+        ((full(2, 3, 0, 4), (2, 2)), {"padding": (1, 1)}, ValueError, "x must have images of 1 to 2**31 - 1 pixels"),
+        ((X, 2), {}, TypeError, "size must be a tuple (height, width), got 2"),
+        ((X, (2, 2, 2)), {}, ValueError, "size must be (height, width), got (2, 2, 2)"),
+        ((X, (2, 0)), {}, ValueError, "size[1] must be an integer from 1"),
+        ((X, (6, 2)), {}, ValueError, "size must fit in the image (5, 6) with its padding (0, 0), got (6, 2)"),
+        ((X, (2, 2)), {"stride": (0, 1)}, ValueError, "stride[0] must be an integer from 1"),
+        ((X, (2, 2)), {"padding": (0, 2)}, ValueError, "padding must be at most half the window (2, 2), got (0, 2)"),
+        ((X, (2, 2)), {"padding": (-1, 0)}, ValueError, "padding[0] must be an integer from 0"),
+        ((X, (2**31 - 1, 2)), {"padding": (2**30, 0)}, ValueError, "padding must be at most half the window"),
+        (
+            (X, (2**31 - 1, 2)),
+            {"padding": (2**30 - 1, 0)},
+            ValueError,
+            "padding must keep the image's sides below 2**31",
+        ),
+    ],
+    kernels.max_pool2d_grad: [
+        ((G, WON, (2, 4, 5.0, 6), (2, 2)), {}, TypeError, "input_shape must be an integer, got 5.0"),
+        ((G, WON, (2, 4, 5), (2, 2)), {}, ValueError, "input_shape must be images (N, C, H, W), got shape (2, 4, 5)"),
+        (
+            (G, WON, (1, 1, 2**16, 2**16), (2, 2)),
+            {},
+            ValueError,
+            "input_shape must have images of 1 to 2**31 - 1 pixels, got 65536x65536",
+        ),
+        ((G, WON, (2, 4, 6, 6), (2, 2)), {}, ValueError, "g must have the shape of max_pool2d(x), (2, 4, 3, 3)"),
+        ((G, WON[:1], (2, 4, 5, 6), (2, 2)), {}, ValueError, "winners must have the shape of g"),
+        ((G, WON.astype(np.uint32), (2, 4, 5, 6), (2, 2)), {}, TypeError, "winners must be int32, got uint32"),
+    ],
+    kernels.cross_entropy: [
+        ((Z[0], L), {}, ValueError, "logits must be (N, K) of at least one class, got (3,)"),
+        ((full(4, 0), L), {}, ValueError, "logits must be (N, K) of at least one class, got (4, 0)"),
+        ((Z, [0, 1, 2, 0]), {}, TypeError, "labels must be a numpy.ndarray, got list"),
+        ((Z, L.astype(np.int32)), {}, TypeError, "labels must be int64, got int32"),
+        ((Z, L[:3]), {}, ValueError, "labels must have the shape (N,), (4,), got (3,)"),
+        ((Z, L.view(Elsewhere)), {}, ValueError, "labels must be on the device of logits, cpu, got elsewhere"),
+    ],
+    kernels.cross_entropy_grad: [
+        ((Z, L, full(3)), {}, ValueError, "g must have the shape (N,), (4,), got (3,)"),
+        ((Z, L, 1.0), {}, TypeError, "g must be a numpy.ndarray, got float"),
+        ((Z, L.astype(float), full(4)), {}, TypeError, "labels must be int64, got float64"),
+    ],
+    kernels.dropout: [
+        ((L, 0.5, S), {}, TypeError, "x must be float32 or float64, got int64"),
+        ((A, 0.5, 7), {}, TypeError, "state must be a numpy.ndarray, got int"),
+        ((A, 0.5, S.astype(np.int64)), {}, TypeError, "state must be uint64, got int64"),
+        ((A, 0.5, full(3, dtype="uint64")), {}, ValueError, "state must have seed and offset, (2,), got (3,)"),
+        ((A, 0.5, full(4, dtype="uint64")[::2]), {}, ValueError, "state must be C-contiguous"),
+        ((A, 1, S), {}, ValueError, "rate must be a probability in [0, 1), got 1.0"),
+        ((A, math.nan, S), {}, ValueError, "rate must be a probability in [0, 1), got nan"),
+        ((A, "0.5", S), {}, TypeError, "rate must be a real number, got str"),
+        ((A, 0.5, S), {"draw": -1}, ValueError, "draw must be an integer from 0"),
+        ((A, 0.5, S), {"draw": 0.5}, TypeError, "draw must be an integer, got 0.5"),
+    ],
+    kernels.dropout_advance: [
+        ((L, 1), {}, TypeError, "state must be uint64, got int64"),
+        ((full(3, dtype="uint64"), 1), {}, ValueError, "state must have seed and offset, (2,), got (3,)"),
+        ((S, -1), {}, ValueError, "draws must be an integer from 0"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "how", "error", "message"),
+    [pytest.param(f, *case, id=f"{f.__name__}: {case[-1]}") for f, cases in WRONG.items() for case in cases],
+)
+def test_a_wrong_argument_is_named(monkeypatch, function, args, how, error, message):
+    monkeypatch.setenv("NPADV_KERNELS", "cpu")
+    with pytest.raises(error) as raised:
+        function(*args, **how)
+    assert str(raised.value).startswith(f"{function.__name__}: {message}")
+    assert S.tolist() == [1, 1]
+
+
+@needs_compiler
+def test_the_arguments_of_the_wrong_examples_are_right_but_for_one(monkeypatch):
+    monkeypatch.setenv("NPADV_KERNELS", "cpu")
+    assert kernels.matmul(A, B, bias=full(2)).tolist() == [[4, 4]] * 4
+    assert kernels.maxout(A, 3)[0].shape == (4, 1)
+    assert kernels.maxout_grad(G, WON, 2).shape == (2, 8, 2, 3)
+    assert kernels.max_pool2d(X, (2, 2))[0].shape == G.shape
+    assert kernels.max_pool2d_grad(G, WON, X.shape, (2, 2)).shape == X.shape
+    assert kernels.cross_entropy(Z, L).shape == (4,)
+    assert kernels.cross_entropy_grad(Z, L, full(4)).shape == (4, 3)
+    assert kernels.dropout(A, 0.5, S).shape == A.shape
+    kernels.dropout_advance(S.copy(), 0)
+
+
+@needs_compiler
+def test_strided_arrays_are_read_in_their_own_order(monkeypatch):
+    monkeypatch.setenv("NPADV_KERNELS", "cpu")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 6, 4, 2)).transpose(3, 2, 0, 1)
+    for f in (
+        lambda a: kernels.maxout(a, 2),
+        lambda a: kernels.max_pool2d(a, (2, 3)),
+        lambda a: [kernels.dropout(a, 0.5, S)],
+    ):
+        for got, expected in zip(f(x), f(x.copy(order="C")), strict=True):
+            np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(
+        kernels.cross_entropy(x[0, 0].T, full(12, dtype="int64")[::2]),
+        kernels.cross_entropy(x[0, 0].T.copy(), full(6, dtype="int64")),
+    )
