@@ -193,3 +193,15 @@ def _right(products: dict[str, Callable[..., None]]) -> bool:
 
 _held = _Held()
 _GEMM, _get_threads, _set_threads = _find()
+
+
+def _forget() -> None:
+    """Begin anew in a forked child: those who were inside ``one_thread`` are not there to leave it."""
+    global _held
+    before, _held = _held.threads, _Held()
+    if before and _set_threads:
+        _set_threads(before)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

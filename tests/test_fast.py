@@ -356,18 +356,23 @@ def test_after_an_exception_in_the_middle_all_is_as_before(lively, monkeypatch):
         np.testing.assert_array_equal(got, right)
 
 
-def test_a_forked_child_has_workers_of_its_own():
+def test_a_forked_child_has_workers_of_its_own_and_all_of_blas():
     code = """
 import os
-from npadv import parallel
-parallel.threads = lambda: 2
-parallel.run(lambda i: None, 2)
-child = os.fork()
-if child == 0:
-    done = []
-    parallel.run(done.append, 5)
-    os._exit(0 if sorted(done) == [0, 1, 2, 3, 4] else 1)
-print(os.waitpid(child, 0)[1])
+from npadv import blas, parallel
+children = []
+
+def part(i):  # in the middle of other work, while BLAS is held to one thread
+    if i == 0:
+        child = os.fork()
+        if child == 0:
+            done, threads = [], blas._get_threads()
+            parallel.run(done.append, 5)
+            os._exit(0 if sorted(done) == [0, 1, 2, 3, 4] and threads == blas.threads() == 2 else 1)
+        children.append(child)
+
+parallel.run(part, 2)
+print(os.waitpid(children[0], 0)[1])
 """
     assert run_python(code).strip() == "0"
 
