@@ -22,10 +22,13 @@ from npadv.data.files import data_folders, find_file
 # Memory ------------------------------------------------------------------------------------------------------------------
 
 
+SETTLE = 200  # steps in which a heap finds its shape: it takes a MiB in the first thousand, then nothing in the next
+
+
 def memory(start: Start, say: Say, *, steps: int = 1000, network: str = "convnet", batch: int = 128) -> dict[str, Any]:
     """Return, for each side, what training does to its memory: peak and growth in bytes, page faults a step.
 
-    A fresh process each; the growth is that of ``steps`` steps after the first twenty. A step that allocates nothing
+    A fresh process each; the growth is that of ``steps`` steps after the first few hundred. A step that allocates nothing
     large faults on few pages. Where a system does not tell, a text says so.
     """
     found: dict[str, Any] = {}
@@ -34,7 +37,7 @@ def memory(start: Start, say: Say, *, steps: int = 1000, network: str = "convnet
         with start(side) as worker:
             worker.ask("prepare", name="step", task="train_step", settings={"network": network, "batch": batch})
             try:
-                found[side] = worker.ask("memory", name="step", settle=20, steps=steps)
+                found[side] = worker.ask("memory", name="step", settle=SETTLE, steps=steps)
             except UnsupportedError as error:
                 found[side] = f"skipped: {error}"
     return found
