@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Callable
 from itertools import count
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -90,15 +91,13 @@ class _Workers:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.threads: list[threading.Thread] = []
-        self.start: list[threading.Semaphore] = []
-        self.done = threading.Semaphore(0)
-        self.job: Callable[[], None] = lambda: None
+        self.jobs: list[SimpleQueue[Callable[[], None]]] = []  # one for each thread
+        self.done: SimpleQueue[None] = SimpleQueue()
 
     def run(self, part: Callable[[int], Any], parts: int) -> None:
         """Share the parts out among the workers and the caller."""
         helpers = min(threads(), parts) - 1
-        while len(self.threads) < helpers:
+        while len(self.jobs) < helpers:
             self._hire()
         take = count().__next__
         errors: list[BaseException] = []
@@ -110,31 +109,28 @@ class _Workers:
                 except BaseException as error:
                     errors.append(error)
 
-        self.job = job
-        for start in self.start[:helpers]:
-            start.release()
-        try:
-            job()
-        finally:
-            for _ in range(helpers):
-                self.done.acquire()
-            self.job = lambda: None  # the job holds on to its arrays
+        for jobs in self.jobs[:helpers]:
+            jobs.put(job)
+        job()
+        while helpers:  # even after Ctrl-C: whoever comes next must find them idle
+            try:
+                self.done.get()
+                helpers -= 1
+            except BaseException as error:
+                errors.append(error)
         if errors:
             raise errors[0]
 
     def _hire(self) -> None:
-        start = threading.Semaphore(0)
+        jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
         def serve() -> None:
             while True:
-                start.acquire()
-                self.job()
-                self.done.release()
+                jobs.get()()  # and forget it: it holds on to its arrays
+                self.done.put(None)
 
-        thread = threading.Thread(target=serve, name=f"npadv-{len(self.threads) + 1}", daemon=True)
-        self.start.append(start)
-        self.threads.append(thread)
-        thread.start()
+        self.jobs.append(jobs)
+        threading.Thread(target=serve, name=f"npadv-{len(self.jobs)}", daemon=True).start()
 
 
 _workers = _Workers()

@@ -261,6 +261,36 @@ def test_an_exception_comes_out_and_the_workers_stay_usable(three, failing):
     assert blas._held.inside == 0
 
 
+def test_ctrl_c_while_waiting_for_the_others_leaves_them_idle():
+    code = """
+import signal, threading, time
+from npadv import parallel
+parallel.threads = lambda: 2
+done, begun = [], threading.Event()
+
+def part(i):
+    if threading.current_thread() is threading.main_thread():
+        begun.wait()
+        signal.setitimer(signal.ITIMER_REAL, 0.2)  # when this thread is done and the other is not
+        return
+    begun.set()
+    time.sleep(0.6)
+    done.append(i)
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+try:
+    parallel.run(part, 2)
+except KeyboardInterrupt:
+    again = []
+    parallel.run(again.append, 4)
+    print(len(done), sorted(again))
+"""
+    assert run_python(code).strip() == "1 [0, 1, 2, 3]"
+
+
 def test_halves_meet_in_the_middle_once(three):
     for n in (1, 2, 3, 8, 9):
         x, y = np.zeros((n, 2)), np.arange(2.0 * n).reshape(n, 2)
