@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks cpu`` measures, ``python -m benchmarks draw`` redraws the picture."""
+"""The command line: ``python -m benchmarks cpu`` and ``attacks`` measure, ``draw`` redraws the picture."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.attacks import PARTS
 from benchmarks.compare import CHECK_MISSES, CHECK_RUNS, Row, Start, compare, repeated_misses, starter, versions
 from benchmarks.figures import memory, processes, scaling
 from benchmarks.process import MissingLibraryError, WorkerError, tuning
@@ -51,6 +52,12 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"{CHECK_RUNS} runs of the workloads with a bar; fail where {CHECK_MISSES} of them miss it by more than 15%%",
     )
     cpu.set_defaults(run=_cpu)
+    attacks = commands.add_parser("attacks", help="the attacks, beside the way they are usually computed")
+    attacks.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="some of them")
+    attacks.add_argument("--batch", type=int, default=256, help="images attacked together (default: %(default)s)")
+    attacks.add_argument("--images", type=int, default=8, help="images for the slow side (default: %(default)s)")
+    attacks.add_argument("--output", type=Path, metavar="FILE", help="where results go, as JSON (default: nowhere)")
+    attacks.set_defaults(run=_attacks)
     draw = commands.add_parser("draw", help="redraw the picture from results")
     draw.add_argument("--input", type=Path, default=RESULTS, metavar="FILE", help="results (default: speed/cpu.json)")
     draw.add_argument("--output", type=Path, metavar="FILE", help="the picture (default: beside the results, .png)")
@@ -134,6 +141,19 @@ def _check(workloads: list[Workload], plan: Plan, start: Start) -> int:
     if not failed:
         print(f"check: no ratio exceeded its bar by more than 15% in {CHECK_MISSES} of {CHECK_RUNS} runs")
     return 1 if failed else 0
+
+
+def _attacks(arguments: argparse.Namespace) -> int:
+    for name in ("batch", "images"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
+    settings = {"batch": arguments.batch, "images": arguments.images}
+    results: dict[str, Any] = {"settings": settings, **environment()}
+    for name in arguments.only:
+        results[name] = PARTS[name](**settings, say=_print)
+    if arguments.output is not None:
+        write_json(arguments.output, tidy(results))
+    return 0
 
 
 def _draw(arguments: argparse.Namespace) -> int:
