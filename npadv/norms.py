@@ -154,6 +154,99 @@ def project(x: Array, center: Array, eps: Any, kind: str, bounds: tuple[float, f
     return moved if bounds is None else xp.clip(moved, bounds[0], bounds[1])
 
 
+def maximise_linear(g: Array, center: Array, eps: float, kind: str, bounds: tuple[float, float] | None = None) -> Array:
+    """Return argmax <g, d> over ||d|| <= eps with center + d in the box: d of g's shape, 0 where g is 0.
+
+    With r_i the room between centre and box in the direction of g_i, the Karush-Kuhn-Tucker conditions give
+
+        linf: |d_i| = min(eps, r_i),    l2: |d_i| = min(t |g_i|, r_i),    l1: r_i at the largest |g_i| first, up to eps
+
+    with the one t that brings the norm to eps. Where the box is too small for that, d goes to its corner.
+
+    >>> import numpy as np
+    >>> g, center = np.array([[3.0, -4.0]]), np.array([[0.5, 0.1]])
+    >>> maximise_linear(g, center, 0.3, "l1", (0.0, 1.0)).round(12)  # the second may move by 0.1
+    array([[ 0.2, -0.1]])
+    """
+    check_norm(kind)
+    xp = xp_of(g)
+    size, room = _sizes_and_room(g, center, bounds)
+    room = xp.minimum(room, eps)
+    if kind == "linf":
+        step = room
+    elif kind == "l2":
+        step = _l2_step(size / _largest(size)[:, None] * eps, room, xp.zeros((len(g), 1)) + eps)
+    else:
+        order = xp.argsort(-size, axis=1, kind="stable")
+        room = xp.take_along_axis(room, order, axis=1)
+        spent = xp.cumsum(room, axis=1) - room
+        step = xp.take_along_axis(xp.clip(eps - spent, 0, room), xp.argsort(order, axis=1), axis=1)
+    return (xp.sign(g) * step.reshape(g.shape)).astype(g.dtype)
+
+
+def smallest_step(
+    g: Array, center: Array, gain: Array, kind: str, bounds: tuple[float, float] | None = None
+) -> tuple[Array, Array]:
+    """Return argmin ||d|| over <g, d> >= gain with center + d in the box, and for which of N there is one.
+
+    The other side of ``maximise_linear``, of the same form: |d_i| = min(t a_i, r_i) with a_i = 1 in linf and |g_i| in l2,
+    and the largest |g_i| first in l1, until the gain (N,) is reached. Where the whole room does not reach it, d is the
+    corner of the box, and the second array (N,) is false.
+
+    >>> import numpy as np
+    >>> d, reached = smallest_step(np.array([[3.0, -4.0]]), np.array([[0.5, 0.1]]), np.array([0.7]), "l1", (0.0, 1.0))
+    >>> d.round(12), reached  # 4 * 0.1 + 3 * 0.1
+    (array([[ 0.1, -0.1]]), array([ True]))
+    """
+    check_norm(kind)
+    xp = xp_of(g)
+    size, room = _sizes_and_room(g, center, bounds)
+    top = _largest(size)[:, None]
+    size, gain = (
+        size / top,
+        xp.maximum(gain.astype(xp.float64), 0)[:, None] / top,
+    )  # keeps squares from under- and overflow
+    room = xp.minimum(room, gain / xp.where(size > 0, size, 1))  # none has to do more than all of it alone
+    reached = (size * room).sum(axis=1) >= gain[:, 0] * (1 - 1e-12)
+    if kind == "l1":
+        order = xp.argsort(-size, axis=1, kind="stable")
+        gains = xp.take_along_axis(size * room, order, axis=1)
+        before = xp.take_along_axis(xp.cumsum(gains, axis=1) - gains, xp.argsort(order, axis=1), axis=1)
+        step = xp.clip((gain - before) / xp.where(size > 0, size, 1), 0, room)
+    else:
+        pace = size if kind == "l2" else xp.ones_like(size)
+        step = xp.minimum(_time_of_gain(size, pace, room, gain) * pace, room)
+    return (xp.sign(g) * step.reshape(g.shape)).astype(g.dtype), reached
+
+
+def _time_of_gain(size: Array, pace: Array, room: Array, gain: Array) -> Array:
+    """Return the least t at which sum(size * min(t * pace, room)) reaches the gain, or at which all are at rest.
+
+    The sum grows ever more slowly with t, in straight pieces, so Newton's method from t = 0 never goes too far, and has
+    arrived when a step leaves the same coordinates moving as the one before: a few passes instead of a sort.
+    """
+    xp = xp_of(size)
+    t, weight = xp.zeros_like(gain), size * pace
+    moving = room > 0
+    while True:
+        speed = (weight * moving).sum(axis=1, keepdims=True)
+        missing = gain - (size * xp.minimum(t * pace, room)).sum(axis=1, keepdims=True)
+        t = t + xp.maximum(missing, 0) / xp.where(speed > 0, speed, xp.inf)
+        still = moving & (t * pace < room)
+        if not bool((still != moving).any()):
+            return t
+        moving = still
+
+
+def _sizes_and_room(g: Array, center: Array, bounds: tuple[float, float] | None) -> tuple[Array, Array]:
+    """Return |g| and how far each coordinate can go in the direction of g, 0 where that is 0: (N, d) twice, in float64."""
+    xp = xp_of(g)
+    rows, middle = _rows(g).astype(xp.float64), _rows(center).astype(xp.float64)
+    low, high = (-float("inf"), float("inf")) if bounds is None else bounds
+    room = xp.where(rows > 0, high - middle, middle - low)
+    return xp.abs(rows), xp.where(rows == 0, 0, xp.maximum(room, 0))
+
+
 def _l2_step(size: Array, room: Array, eps: Array) -> Array:
     """Return min(t * size, room) with the t in [0, 1] that brings its l2 norm to eps, or room if that is within eps."""
     xp = xp_of(size)

@@ -23,8 +23,8 @@ LAUNCHES = []
 
 
 NAMES = """
-abs arange argsort ascontiguousarray broadcast_to clip concatenate copy copyto cumsum empty_like equal exp eye full
-isfinite log log1p maximum may_share_memory minimum moveaxis multiply ones_like pad sign sqrt stack take_along_axis tanh
+abs arange arctanh argsort ascontiguousarray broadcast_to clip concatenate copy copyto cumsum empty_like equal exp eye full
+isfinite log log1p maximum may_share_memory minimum moveaxis multiply ones ones_like pad sign sqrt stack take_along_axis tanh
 where zeros zeros_like
 """
 
@@ -149,7 +149,7 @@ def binary(function, swapped=False):
     return call
 
 
-for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "mod", "and", "or"):
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "matmul", "mod", "and", "or"):
     setattr(ndarray, f"__{_name}__", binary(getattr(operator, f"__{_name}__")))
     setattr(ndarray, f"__r{_name}__", binary(getattr(operator, f"__{_name}__"), swapped=True))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "abs", "invert", "getitem"):

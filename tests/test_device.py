@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from npadv import nn
-from npadv.attacks import fgsm, lbfgs
+from npadv.attacks import (
+    carlini_wagner,
+    fgsm,
+    jsma,
+    lbfgs,
+    linearized,
+    pgd,
+    steepest_ascent,
+    tangent,
+    virtual_adversarial,
+)
 from npadv.backend import to_numpy
 from npadv.cli import main
 from npadv.data import Split
@@ -101,6 +111,45 @@ def test_attacks_on_the_device_are_the_attacks(counts, split):
     for host, device in zip(*both(run), strict=True):
         np.testing.assert_allclose(device, host, rtol=1e-6, atol=1e-8)
     assert counts["launches"] > 0
+
+
+ON_DEVICE = {
+    "fgsm loss": lambda model, x, y: fgsm(model, x, x, eps=0.1, loss=lambda output, x: (output * output).sum(axis=1)),
+    **{f"pgd {k}": lambda model, x, y, k=k: pgd(model, x, y, eps=0.3, steps=3, norm=k, momentum=0.5) for k in NORMS},
+    "pgd restarts": lambda model, x, y: pgd(
+        model, x, y, eps=0.1, steps=2, random_start=True, restarts=2, rng=np.random.default_rng(0)
+    ),
+    **{f"steepest {k}": lambda model, x, y, k=k: steepest_ascent(model, x, y, eps=0.3, norm=k) for k in NORMS},
+    "one pixel": lambda model, x, y: steepest_ascent(model, x, y, eps=0.3, norm="l1", pixels=1),
+    **{f"linearized {k}": lambda model, x, y, k=k: linearized(model, x, y, norm=k, steps=3) for k in NORMS},
+    "virtual": lambda model, x, y: virtual_adversarial(model, x, eps=0.3, iterations=2, rng=np.random.default_rng(0)),
+    "virtual xi": lambda model, x, y: virtual_adversarial(
+        model, x, eps=0.3, iterations=1, xi=1e-4, rng=np.random.default_rng(0)
+    ),
+    "jsma": lambda model, x, y: jsma(model, x, y, pixels=4),
+    "carlini wagner": lambda model, x, y: carlini_wagner(model, x, y, searches=2, steps=5, step=0.2),
+    "tangent": lambda model, x, y: tangent(model, x, y, basis=x[:2], eps=0.3),
+}
+
+
+@pytest.mark.filterwarnings("ignore:virtual_adversarial")  # a kink between x + xi d and x - xi d
+@pytest.mark.parametrize("name", ON_DEVICE)
+def test_an_attack_on_the_device_is_the_attack(counts, split, name):
+    def run(device):
+        model, x, y = (
+            convnet().to(device),
+            on(device, split.images[:4].astype(np.float64)),
+            on(device, split.labels[:4]),
+        )
+        result = ON_DEVICE[name](model, x, y)
+        values = {key: value for key, value in vars(result).items() if key != "flags"} | dict(result.flags)
+        assert {type(value) for value in values.values()} == {type(x)}
+        assert result.x_adv.dtype == x.dtype
+        return {key: to_numpy(value) for key, value in values.items()}
+
+    host, device = both(run)
+    for key, value in host.items():
+        np.testing.assert_allclose(device[key], value, rtol=1e-6, atol=1e-8, err_msg=key)
 
 
 @pytest.mark.parametrize("kind", NORMS)

@@ -5,29 +5,35 @@
 If J were linear in x this would be the worst perturbation with ||x_adv - x||_inf <= eps, and it would raise J by
 eps * ||grad||_1: a sum over all pixels, which is why changes too small to see add up to one that decides the class.
 
+J need not be a classifier's: with ``loss`` given, the model may be a regression, or an autoencoder whose reconstruction
+error the step raises ([WG] 1.2).
+
 References: Goodfellow, Shlens and Szegedy 2014, who found it; Warde-Farley and Goodfellow, "Adversarial Perturbations of
 Deep Neural Networks" [WG], section 1.2.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from npadv.attacks.result import (
     AttackResult,
     Bounds,
+    LossResult,
     Model,
     check_first_logits,
     check_gradient,
     check_inputs,
+    check_losses,
     check_targets,
     conclude,
     input_gradient,
 )
-from npadv.autodiff import Tensor
-from npadv.backend import Array
+from npadv.autodiff import Tensor, no_record, value_of
+from npadv.backend import Array, xp_of
 from npadv.functional import cross_entropy
-from npadv.norms import sign_step
+from npadv.norms import norm, sign_step
 
 
 def fgsm(
@@ -38,13 +44,14 @@ def fgsm(
     eps: float,
     targeted: bool = False,
     bounds: Bounds = (0.0, 1.0),
+    loss: Callable[[Any, Any], Any] | None = None,
 ) -> AttackResult:
     """Perturb every pixel by eps in the direction that raises the loss, and stay in the box.
 
     Parameters
     ----------
     model : callable
-        Maps a batch (N, ...) to logits (N, K), recorded by the tape.
+        Maps a batch (N, ...) to logits (N, K), recorded by the tape; with ``loss``, to whatever that takes.
     x : (N, ...) array
         Examples within ``bounds``.
     y : (N,) integers, optional
@@ -52,14 +59,16 @@ def fgsm(
     eps : float
         Size of the step in the maximum norm, in units of x.
     targeted : bool
-        Raise log p(y) instead: y are the classes to reach.
+        Raise log p(y) instead: y are the classes to reach. With ``loss``: lower it.
     bounds : (low, high)
         The box.
+    loss : callable, optional
+        ``loss(output, y)`` gives one number an example, (N,), instead of the cross-entropy; y is handed on as it is.
 
     Returns
     -------
-    AttackResult
-        ``distance`` is in the maximum norm; 2 queries an example.
+    AttackResult, or LossResult with ``loss``
+        ``distance`` is in the maximum norm; 2 queries an example. With ``loss``, success is a loss that rose.
 
     Raises
     ------
@@ -75,17 +84,60 @@ def fgsm(
     >>> result = fgsm(lambda x: x @ weights, np.array([[0.5, 0.2]]), np.array([0]), eps=0.1)
     >>> result.x_adv, bool(result.success[0])
     (array([[0.4, 0.3]]), True)
+
+    An autoencoder that loses the second pixel, asked for the picture it was given: its error falls on what it loses.
+
+    >>> from npadv.functional import mean_squared_error
+    >>> error = lambda output, y: mean_squared_error(output, y, reduction="none")
+    >>> x = np.array([[0.5, 0.2]])
+    >>> result = fgsm(lambda x: x * np.array([0.9, 0.0]), x, x, eps=0.1, loss=error)
+    >>> result.x_adv, bool(result.success[0])  # the first came out too dark: darker; the second cannot matter
+    (array([[0.4, 0.2]]), True)
     """
     check_inputs(x, eps=eps, bounds=bounds)
     inputs = Tensor(x, requires_grad=True)
     output = model(inputs)
+    if loss is not None:
+        return _raise_loss(model, x, y, inputs, output, eps, targeted, bounds, loss)
     logits = check_first_logits(output, len(x))
     y = check_targets(y, logits, targeted=targeted)
 
     # Summed over the batch, so that an example's gradient does not depend on its company.
-    loss = cross_entropy(output, y, reduction="sum")
-    g, flags = check_gradient(input_gradient(loss, inputs))
+    g, flags = check_gradient(input_gradient(cross_entropy(output, y, reduction="sum"), inputs))
     x_adv = sign_step(x, -g if targeted else g, eps, bounds)
 
     before = logits.argmax(axis=1)
     return conclude(model, x, x_adv, y, kind="linf", targeted=targeted, queries=1, before=before, flags=flags)
+
+
+def _raise_loss(
+    model: Model,
+    x: Array,
+    y: Any,
+    inputs: Tensor,
+    output: Any,
+    eps: float,
+    targeted: bool,
+    bounds: Bounds,
+    loss: Callable[[Any, Any], Any],
+) -> LossResult:
+    """Take the same step on a loss of the caller's own."""
+    losses = loss(output, y)
+    before = check_losses(losses, len(x))
+    total = losses.sum() if isinstance(losses, Tensor) else losses  # what is no Tensor was not recorded: refused below
+    g, flags = check_gradient(input_gradient(total, inputs))
+    x_adv = sign_step(x, -g if targeted else g, eps, bounds)
+    with no_record():
+        prediction = value_of(model(x_adv))
+        after = check_losses(loss(prediction, y), len(x))
+    xp = xp_of(x)
+    return LossResult(
+        x_adv=x_adv,
+        success=after < before if targeted else after > before,
+        distance=norm(x_adv - x, "linf"),
+        queries=xp.zeros(len(x), dtype=int) + 2,
+        prediction=prediction,
+        flags={"already_wrong": xp.zeros(len(x), dtype=bool), **flags},
+        loss_before=before,
+        loss=after,
+    )

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from npadv.autodiff import Tensor, grad, no_record, value_of
 from npadv.backend import Array, is_array, like, xp_of
 from npadv.functional import check_labels
@@ -42,6 +44,34 @@ class AttackResult:
     queries: Array
     prediction: Array
     flags: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class LossResult(AttackResult):
+    """An attack's result on a loss of the caller's own: success is a loss that rose (fell, if targeted).
+
+    ``prediction`` holds the outputs of the model on ``x_adv``, whatever they are; ``already_wrong`` is always false.
+
+    Attributes
+    ----------
+    loss_before, loss : (N,)
+        The loss of each example, and of what became of it.
+    """
+
+    loss_before: Array
+    loss: Array
+
+
+def look(model: Model, x: Array, y: Any, *, targeted: bool) -> tuple[Array, Array, Array]:
+    """Look at the examples once: return the logits, the labels and the predicted classes."""
+    with no_record():
+        logits = check_first_logits(model(x), len(x))
+    return logits, check_targets(y, logits, targeted=targeted), logits.argmax(axis=1)
+
+
+def column(values: Array, x: Array) -> Array:
+    """Return one number an example (N,) in a shape (N, 1, ...) that broadcasts with x."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def conclude(
@@ -138,10 +168,13 @@ def check_targets(y: Any, logits: Array, *, targeted: bool) -> Array:
     return check_labels(like(y, logits), logits.shape[1], logits.shape[0], name="y")
 
 
-def input_gradient(loss: Any, x: Tensor) -> Array:
-    """Return the loss's gradient in x, or raise a ValueError if the model left the tape on the way from one to the other."""
+def input_gradient(loss: Any, x: Tensor, cotangent: Array | None = None) -> Array:
+    """Return the loss's gradient in x, or raise a ValueError if the model left the tape on the way from one to the other.
+
+    With a ``cotangent``, ``loss`` may be any output, weighted by it.
+    """
     try:
-        return grad(loss, x)
+        return grad(loss, x, cotangent)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"model: expected logits computed from the Tensor x by npadv's operations, not from its data ({error})"
@@ -158,3 +191,29 @@ def check_gradient(g: Array) -> tuple[Array, dict[str, Array]]:
         "zero_gradient": (clean == 0).all(axis=examples),
         "non_finite_gradient": ~finite.all(axis=examples),
     }
+
+
+def check_losses(losses: Any, n: int) -> Array:
+    """Return a loss's values as an array (N,), or raise a ValueError that says what came instead."""
+    values = value_of(losses)
+    if getattr(values, "shape", None) != (n,):
+        raise ValueError(
+            f"loss: expected one number an example, shape ({n},), got shape {getattr(values, 'shape', None)}"
+        )
+    if not bool(xp_of(values).isfinite(values).all()):
+        raise ValueError("loss: expected finite losses, got NaN or infinity")
+    return values
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise a ValueError unless an argument is an integer, and large enough."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+
+
+def check_positive(name: str, value: float, *, zero: bool = False) -> None:
+    """Raise a ValueError unless an argument is a finite number above 0, or at least 0 where ``zero`` allows it."""
+    if not (value >= 0 if zero else value > 0) or value == float("inf"):
+        raise ValueError(
+            f"{name}: expected a {'finite number of at least 0' if zero else 'positive number'}, got {value!r}"
+        )

@@ -1,0 +1,248 @@
+"""The saliency-map attack: few pixels, each changed by a lot.
+
+With a_i = dz_t / dx_i, what pixel i does for the target t, and b_i = sum_{j != t} dz_j / dx_i, what it does for all others,
+a pair (p, q) of pixels to increase is chosen by
+
+    max  (a_p + a_q) * |b_p + b_q|    over    a_p + a_q > 0,  b_p + b_q < 0
+
+moved by ``theta``, and so on until the class is reached. Pixels are decreased with both signs turned, and single pixels are
+chosen by a_i |b_i| alone. z are logits, as in the paper's experiments: of probabilities, which sum to 1, b would be -a.
+
+Of 784 pixels there are 306,936 pairs, but few can win. Where another pixel has both a larger a and a smaller b, it can take
+the place of the first in any pair but one of the two: a pixel behind two others is in no best pair that they are not as good
+in, and only the front and the layer behind it are paired (``best_pairs``).
+
+Reference: Papernot, McDaniel, Jha, Fredrikson, Celik and Swami 2016, "The limitations of deep learning in adversarial
+settings", equations 8 and 9 and algorithm 3; [WG] 1.2.4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from npadv.attacks.result import (
+    AttackResult,
+    Bounds,
+    Model,
+    check_count,
+    check_gradient,
+    check_inputs,
+    check_logits,
+    check_positive,
+    conclude,
+    input_gradient,
+    look,
+    predict,
+)
+from npadv.autodiff import Tensor
+from npadv.backend import Array, like, to_numpy, xp_of
+
+CHUNK = 1 << 22
+"""Pairs compared at a time: 32 MiB of numbers."""
+
+
+@dataclass(frozen=True)
+class JSMAResult(AttackResult):
+    """An attack's result; ``distance`` is the number of pixels that were changed."""
+
+
+def jsma(
+    model: Model,
+    x: Array,
+    y: Any = None,
+    *,
+    theta: float = 1.0,
+    pixels: int | None = None,
+    pairs: bool = True,
+    increase: bool = True,
+    targeted: bool = False,
+    bounds: Bounds = (0.0, 1.0),
+) -> JSMAResult:
+    """Change the pixels that do most for the target and most against all other classes, until it is reached.
+
+    Parameters
+    ----------
+    model : callable
+        Maps a batch (N, ...) to logits (N, K), recorded by the tape.
+    x : (N, ...) array
+        Examples within ``bounds``.
+    y : (N,) integers, optional
+        The targets, or the classes to leave; by default the model's own predictions.
+    theta : float
+        By how much a chosen pixel is moved, in units of x, within the box. A pixel can be chosen again until it is at its end.
+    pixels : int, optional
+        The most pixels to change; by default a tenth of them, at least 2.
+    pairs : bool
+        Choose two pixels at a time, as the paper does, or one.
+    increase : bool
+        Make pixels brighter, or darker.
+    targeted : bool
+        Whether y are classes to reach. If not, the roles are turned: pixels do against y, and for all others.
+    bounds : (low, high)
+        The box.
+
+    Returns
+    -------
+    JSMAResult
+        ``distance`` counts the changed pixels; 2 queries an example, and 2 more for each step that found its pixels
+        (1 for one that did not). ``flags["not_converged"]``:
+        the budget was spent, or no pixel (pair) was left that helps, before the class changed. The search for pixels runs
+        on the host.
+
+    Raises
+    ------
+    ValueError
+        An argument is not as described; the message names it.
+
+    Examples
+    --------
+    The first and the last pixel speak for class 1 and against class 0:
+
+    >>> weights = np.array([[-1.0, 3.0], [2.0, 0.0], [0.0, 0.5], [-2.0, 1.0]])
+    >>> result = jsma(lambda x: x @ weights, np.array([[0.0, 1.0, 0.0, 0.0]]), np.array([1]), targeted=True)
+    >>> result.x_adv, bool(result.success[0]), result.distance
+    (array([[1., 1., 0., 1.]]), True, array([2]))
+    """
+    check_inputs(x, bounds=bounds)
+    check_positive("theta", theta)
+    if pixels is None:
+        pixels = max(2, int(np.prod(x.shape[1:])) // 10)
+    check_count("pixels", pixels)
+    logits, y, before = look(model, x, y, targeted=targeted)
+    xp, towards = xp_of(x), 1 if increase else -1
+
+    x_adv, taken = x.copy(), xp.zeros(len(x), dtype=int)
+    flags = {name: xp.zeros(len(x), dtype=bool) for name in ("zero_gradient", "non_finite_gradient")}
+    stuck = np.zeros(len(x), dtype=bool)  # spent its budget, or found nothing to change
+    going = _going(before, y, targeted, stuck)
+    first = True
+    while len(going):
+        left = like(going, x)
+        point = x_adv[left]
+        a, b, seen = _saliency(model, point, y[left], logits.shape[1], targeted)
+        taken[left] = taken[left] + 1
+        flags["non_finite_gradient"][left] = flags["non_finite_gradient"][left] | seen["non_finite_gradient"]
+        if first:
+            flags["zero_gradient"][left], first = seen["zero_gradient"], False
+
+        rows, begun = _host(point), _host(point != x[left])
+        room = rows < x.dtype.type(bounds[1]) if increase else rows > x.dtype.type(bounds[0])
+        budget = pixels - begun.sum(axis=1)
+        # With room for one new pixel the other of a pair must be one that was changed before: then singles are taken.
+        chosen = np.full((len(going), 2), -1)
+        fits = pairs & (budget >= 2)
+        a, b = towards * _host(a), -towards * _host(b)
+        chosen[fits] = best_pairs(a[fits], b[fits], room[fits])
+        usable = room & (begun | (budget[:, None] >= 1))
+        chosen[~fits, 0] = best_pixels(a[~fits], b[~fits], usable[~fits])
+
+        found = chosen[:, 0] >= 0
+        mask = np.zeros(rows.shape, dtype=x.dtype)
+        for one in chosen[found].T:
+            mask[np.flatnonzero(found)[one >= 0], one[one >= 0]] = 1
+        step = like(mask.reshape(point.shape), x) * x.dtype.type(towards * theta)
+        x_adv[left] = xp.clip(point + step, *bounds)
+        stuck[going[~found]] = True
+        going = going[found]
+        if len(going):
+            left = like(going, x)
+            taken[left] = taken[left] + 1
+            going = going[_going(predict(model, x_adv[left]), y[left], targeted, stuck[going])]
+
+    result = conclude(
+        model,
+        x,
+        x_adv,
+        y,
+        kind="l1",
+        targeted=targeted,
+        queries=1 + taken,
+        before=before,
+        flags={**flags, "not_converged": like(stuck, x)},
+    )
+    changed = (x_adv != x).reshape(len(x), -1).sum(axis=1)
+    return JSMAResult(**vars(replace(result, distance=changed)))
+
+
+def best_pixels(a: np.ndarray, b: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Return, for each of N examples, the usable pixel of the largest a * b with both positive, or -1: (N, d) to (N,)."""
+    good = usable & (a > 0) & (b > 0)
+    score = np.where(good, a * b, -1.0)
+    return np.where(good.any(axis=1), score.argmax(axis=1), -1)
+
+
+def best_pairs(a: np.ndarray, b: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Return, for each of N examples, the usable pair of the largest (a_p + a_q)(b_p + b_q), both sums positive.
+
+    (N, d) gives (N, 2) pixels p != q, or -1 twice where there is none. In decreasing order of a, a pixel can be left out if
+    two before it have at least its b: one of the two is not its partner, and does as well in its place. So the second
+    largest b seen so far is the bar, and the pairs are those of what is above it.
+
+    >>> a, b = np.array([[3.0, 1.0, 2.0, -9.0]]), np.array([[-1.0, 2.0, 2.0, 9.0]])
+    >>> best_pairs(a, b, np.ones((1, 4), bool))  # (1 + 2) * (2 + 2)
+    array([[2, 1]])
+    """
+    n, d = a.shape
+    if n == 0 or d < 2:
+        return np.full((n, 2), -1)
+    a, b = (np.where(usable, v.astype(np.float64), -np.inf) for v in (a, b))
+    order = np.argsort(-a, axis=1, kind="stable")
+    a, b = np.take_along_axis(a, order, axis=1), np.take_along_axis(b, order, axis=1)
+    none = np.full((n, 1), -np.inf)
+    largest = np.hstack([none, np.maximum.accumulate(b, axis=1)[:, :-1]])  # of those before
+    second = np.hstack([none, np.maximum.accumulate(np.minimum(b, largest), axis=1)[:, :-1]])
+    kept = b > second
+    m = max(2, int(kept.sum(axis=1).max()))
+    front = np.argsort(~kept, axis=1, kind="stable")[:, : min(m, d)]  # those kept, in order, and fillers
+    alive = np.take_along_axis(kept, front, axis=1)
+    a, b = (np.where(alive, np.take_along_axis(v, front, axis=1), -np.inf) for v in (a, b))
+    front = np.take_along_axis(order, front, axis=1)
+
+    m = front.shape[1]
+    p, q = np.triu_indices(m, 1)
+    chosen = np.full((n, 2), -1)
+    size = max(1, CHUNK // len(p))
+    for start in range(0, n, size):
+        rows = slice(start, start + size)
+        up, down = a[rows][:, p] + a[rows][:, q], b[rows][:, p] + b[rows][:, q]
+        good = (up > 0) & (down > 0)
+        score = np.multiply(up, down, out=np.full(up.shape, -1.0), where=good)
+        best = score.argmax(axis=1)
+        pair = np.stack([p[best], q[best]], axis=1)
+        chosen[rows] = np.where(good.any(axis=1)[:, None], np.take_along_axis(front[rows], pair, axis=1), -1)
+    return chosen
+
+
+def _saliency(
+    model: Model, point: Array, y: Array, classes: int, targeted: bool
+) -> tuple[Array, Array, dict[str, Array]]:
+    """Return a and b for class y, negated if it is to be left, and the flags of the two."""
+    inputs = Tensor(point, requires_grad=True)
+    output = model(inputs)
+    logits = check_logits(output, len(point))
+    one = xp_of(point).eye(classes, dtype=logits.dtype)[y]
+    sign = 1 if targeted else -1
+    a, flags = check_gradient(input_gradient(output, inputs, sign * one))
+    b, more = check_gradient(input_gradient(output, inputs, sign * (1 - one)))
+    return (
+        a,
+        b,
+        {
+            "zero_gradient": flags["zero_gradient"] & more["zero_gradient"],
+            "non_finite_gradient": flags["non_finite_gradient"] | more["non_finite_gradient"],
+        },
+    )
+
+
+def _going(prediction: Array, y: Array, targeted: bool, stuck: np.ndarray) -> np.ndarray:
+    """Return the places of those that are not yet where they should be, and have not given up."""
+    there = to_numpy(prediction == y) if targeted else to_numpy(prediction != y)
+    return np.flatnonzero(~there & ~stuck)
+
+
+def _host(x: Array) -> np.ndarray:
+    """Return (N, ...) as (N, d) on the host."""
+    return to_numpy(x).reshape(len(x), -1)
