@@ -11,6 +11,7 @@ convolution and gradients    cuDNN, through PyTorch, after it has tried its algo
 matrix product               cuBLAS, through PyTorch                                               time
 sign step                    a copy of memory that moves as many bytes                             time
 fused dense sign step        the product by ``matmul`` and then ``sign_step``                      time
+adversarial training step    the same in PyTorch, eager and by torch.compile, which captures too   time
 ===========================  ====================================================================  ======
 
 A ratio is npadv's time over the other's: below 1 npadv is faster. All are float32, TF32 is off on every side (PyTorch's
@@ -30,10 +31,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from npadv import kernels
+import numpy as np
+
+from npadv import kernels, nn
 from npadv.backend import require_cupy
+from npadv.capture import CapturedStep
+from npadv.defenses import adversarial_training
 from npadv.environment import environment
 from npadv.files import write_json
+from npadv.nn.networks import MNIST_DEVIATION, MNIST_MEAN
+from npadv.optim import SGD
+from npadv.train import gradient_update
 
 RESULTS = Path(__file__).resolve().parent / "speed" / "gpu.json"
 TURNS = 15
@@ -70,6 +78,8 @@ GROUPS = {  # of rows that begin so: what each is compared with
     "matmul": "cuBLAS",
     "sign step": "copy",
     "dense sign step": "two kernels",
+    "adversarial step": "PyTorch, eager",
+    "same step": "torch.compile",
 }
 
 Call = Callable[[], Any]
@@ -97,6 +107,8 @@ def rows(xp: Any, torch: Any) -> Iterator[Row]:
         yield sign_step(n, d, xp)
     for n, d in BATCHES:
         yield dense_sign_step(n, d, xp)
+    for compiled in (False, True):
+        yield adversarial_step(128, xp, torch, compiled=compiled)
 
 
 def convolution(layer: Convolution, xp: Any, torch: Any) -> Iterator[Row]:
@@ -158,6 +170,63 @@ def dense_sign_step(n: int, d: int, xp: Any, units: int = 240) -> Row:
         return kernels.sign_step(y, kernels.matmul(dy, w, transpose_b=True), 1e-3)
 
     return Row(f"dense sign step {n}x{d}", lambda: kernels.dense_sign_step(x, dy, w, 1e-3), apart, "two kernels")
+
+
+def adversarial_step(n: int, xp: Any, torch: Any, *, compiled: bool, steps: int = 3) -> Row:
+    """Return the row of [SYN]'s convnet in adversarial training: on a GPU, npadv's step is a captured one.
+
+    Both sides have trained a few steps already: the losses that are compared agree only if the updates did.
+    """
+    model = nn.network("syn_convnet", rng=np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    settings: dict[str, Any] = {"momentum": 0.9, "weight_decay": 1e-3}
+    host = rng.random((n, 1, 28, 28), np.float32), rng.integers(0, 10, n)
+    tx, ty = (torch.from_numpy(a).to("cpu" if xp is np else "cuda") for a in host)
+    weights = [torch.from_numpy(p.data.copy()).to(tx.device).requires_grad_() for p in model.parameters()]
+    network = _torch_convnet(torch)
+    if compiled:
+        network = torch.compile(network, mode="reduce-overhead")
+    descent = torch.optim.SGD(weights, 0.01, **settings)
+    cross_entropy = torch.nn.functional.cross_entropy
+
+    def theirs() -> Any:
+        with torch.enable_grad():
+            inputs = tx.detach().requires_grad_()
+            (g,) = torch.autograd.grad(cross_entropy(network(inputs, *weights), ty, reduction="sum"), inputs)
+            worst = (tx + 0.1 * g.sign()).clamp(0, 1)
+            loss = sum(0.5 * cross_entropy(network(images, *weights), ty) for images in (tx, worst))
+            descent.zero_grad()
+            loss.backward()
+        descent.step()
+        return loss.detach()
+
+    model.to("cpu" if xp is np else "cuda")
+    optimizer, loss = SGD(model.parameters(), 0.01, **settings), adversarial_training(0.1)
+    x, y = map(xp.asarray, host)
+
+    def step(x: Any, y: Any) -> Any:
+        return gradient_update(model, loss, optimizer, x, y, rng=np.random.default_rng(0))  # of which nothing is drawn
+
+    captured = step if xp is np else CapturedStep(step, x)
+    for _ in range(steps):
+        captured(x, y)
+        theirs()
+    what = "same step" if compiled else "adversarial step"
+    return Row(f"{what} syn_convnet {n}", lambda: captured(x, y), theirs, GROUPS[what])
+
+
+def _torch_convnet(torch: Any) -> Callable[..., Any]:
+    """Return what ``nn.networks.syn_convnet`` does, by PyTorch."""
+    f = torch.nn.functional
+
+    def network(x: Any, *weights: Any) -> Any:
+        c1, b1, c2, b2, w3, b3, w4, b4 = weights
+        x = f.pad((x - MNIST_MEAN) / MNIST_DEVIATION, (2, 2, 2, 2))
+        x = f.max_pool2d(f.relu(f.conv2d(x, c1, b1.flatten())), 3)
+        x = f.max_pool2d(f.relu(f.conv2d(x, c2, b2.flatten())), 2)
+        return f.relu(x.flatten(1) @ w3 + b3) @ w4 + b4
+
+    return network
 
 
 def _random(xp: Any, shape: tuple[int, ...]) -> Any:

@@ -1,6 +1,7 @@
 """Checkpoints of ``fit``: one ``.npz`` file of plain arrays, with the rest as JSON inside it; no pickle.
 
-Names are grouped: ``model/...``, ``optimizer/...``, ``callbacks/0/...``, ``order`` (of the running epoch) and ``json``.
+Names are grouped: ``model/...``, ``optimizer/...``, ``callbacks/0/...``, ``masks/...`` (of captured steps), ``order``
+(of the running epoch) and ``json``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Progress:
 
     batch_size: int
     examples: int
+    capture: bool = False  # whether steps are those of npadv.capture, which draw other masks
     epoch: int = 0  # whole epochs finished
     batch: int = 0  # batches of the running epoch finished
     total: float = 0.0  # the sum of the running epoch's losses
@@ -32,11 +34,16 @@ class Progress:
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str], place: Progress, training: Any, callbacks: Sequence[Any], rng: np.random.Generator
+    path: str | os.PathLike[str],
+    place: Progress,
+    training: Any,
+    callbacks: Sequence[Any],
+    rng: np.random.Generator,
+    masks: Any = None,
 ) -> None:
-    """Write everything the next step depends on, atomically."""
+    """Write everything the next step depends on, atomically; ``masks`` is the random state of captured steps."""
     arrays = {"order": np.zeros(0, np.int64) if place.order is None else place.order}
-    for prefix, part in _parts(training, callbacks).items():
+    for prefix, part in _parts(training, callbacks, masks).items():
         arrays.update(_group(prefix, part.state()))
     facts = {
         "format": FORMAT,
@@ -50,7 +57,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], expected: Progress, training: Any, callbacks: Sequence[Any], rng: np.random.Generator
+    path: str | os.PathLike[str],
+    expected: Progress,
+    training: Any,
+    callbacks: Sequence[Any],
+    rng: np.random.Generator,
+    masks: Any = None,
 ) -> Progress:
     """Restore a run in place and return its progress.
 
@@ -69,7 +81,7 @@ def load_checkpoint(
     if written != FORMAT:
         raise ValueError(f"{name}: expected a checkpoint of format {FORMAT}, got {written}")
     place = Progress(**facts["progress"])
-    for setting in ("batch_size", "examples"):
+    for setting in ("batch_size", "examples", "capture"):
         if getattr(place, setting) != getattr(expected, setting):
             raise ValueError(
                 f"{name}: was written with {setting}={getattr(place, setting)}, this run has {getattr(expected, setting)}"
@@ -79,7 +91,7 @@ def load_checkpoint(
         raise ValueError(
             f"{name}: was written with the generator {generator}, this run has {type(rng.bit_generator).__name__}"
         )
-    parts = _parts(training, callbacks)
+    parts = _parts(training, callbacks, masks)
     before = {prefix: part.state() for prefix, part in parts.items()}
     try:
         for prefix, part in parts.items():
@@ -95,9 +107,11 @@ def load_checkpoint(
     return place
 
 
-def _parts(training: Any, callbacks: Sequence[Any]) -> dict[str, Any]:
+def _parts(training: Any, callbacks: Sequence[Any], masks: Any) -> dict[str, Any]:
     """Return all that has a state, by the prefix of its names."""
     memories = {f"callbacks/{i}": callback for i, callback in enumerate(callbacks) if hasattr(callback, "state")}
+    if masks is not None:
+        memories["masks"] = masks
     return {"model": training.model, "optimizer": training.optimizer, **memories}
 
 

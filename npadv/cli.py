@@ -72,6 +72,11 @@ def build_parser() -> Parser:
     train.add_argument(
         "--alpha", type=_number, metavar="A", help="with --adversarial, the weight of the clean examples (default: 0.5)"
     )
+    train.add_argument(
+        "--capture",
+        action="store_true",
+        help="with --device cuda, record the training step as a CUDA graph and replay it",
+    )
     train.add_argument("--resume", action="store_true", help="continue from the checkpoint in the folder")
     _common(train, out="runs/NETWORK-SEED", out_help="folder for weights.npz, result.json and checkpoint.npz")
     train.set_defaults(run=_train)
@@ -142,6 +147,8 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     if arguments.alpha is not None and arguments.adversarial is None:
         raise ValueError("--alpha: expected together with --adversarial EPS")
+    if arguments.capture and arguments.device != "cuda":
+        raise ValueError("--capture: expected together with --device cuda")
     from npadv.experiment import train_network
 
     train_network(
@@ -152,6 +159,7 @@ def _train(arguments: argparse.Namespace) -> None:
         adversarial=arguments.adversarial,
         alpha=0.5 if arguments.alpha is None else arguments.alpha,
         device=arguments.device,
+        capture=arguments.capture,
         seed=arguments.seed,
         out=arguments.out or Path("runs") / f"{arguments.network}-{arguments.seed}",
         resume=arguments.resume,

@@ -51,6 +51,7 @@ def train_network(
     adversarial: float | None = None,
     alpha: float = 0.5,
     device: str = "cpu",
+    capture: bool = False,
     seed: int = 0,
     resume: bool = False,
     progress: bool | None = None,
@@ -67,6 +68,8 @@ def train_network(
         In place of the recipe's.
     adversarial : float, optional
         Train adversarially with this eps, clean examples weighted by ``alpha``.
+    capture : bool
+        Record the training step as a CUDA graph and replay it: see ``fit``.
     """
     rng = np.random.default_rng(seed)
     model = network(name, rng=rng).to(device)
@@ -118,6 +121,7 @@ def train_network(
         callbacks=[report, settings],
         checkpoint=checkpoint,
         resume=resume,
+        capture=capture,
         label=name,
         progress=progress,
     )
@@ -127,6 +131,7 @@ def train_network(
         "train_examples": len(dataset.train),
         "test_examples": len(dataset.test),
         "epochs": epochs,
+        "capture": capture,
         "test_error": score.error,
         "test_loss": score.loss,
         "train_seconds": sum(row["seconds"] for row in history),

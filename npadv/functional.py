@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from npadv import ops
+from npadv import capture, ops
 from npadv.autodiff import Tensor, value_of
 from npadv.backend import Array, like, shape_of, xp_of
 
@@ -127,10 +127,16 @@ def binary_cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> 
     values = value_of(targets)
     if not isinstance(values, int | float):
         _require_shape(targets, logits.shape, "binary_cross_entropy(targets)")
-    low, high = _range(values)
+    _check_probabilities(values)
+    return reduce(ops.softplus(logits) - targets * logits, reduction)
+
+
+def _check_probabilities(targets: Any) -> None:
+    if capture.unseen(targets, _check_probabilities):
+        return
+    low, high = _range(targets)
     if not 0 <= low <= high <= 1:
         raise ValueError(f"binary_cross_entropy(targets): expected probabilities in [0, 1], got from {low} to {high}")
-    return reduce(ops.softplus(logits) - targets * logits, reduction)
 
 
 def reduce(losses: Any, reduction: str) -> Any:
@@ -174,6 +180,8 @@ def check_labels(labels: Any, classes: int, n: int | None = None, name: str = "l
         )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{name}: expected integer classes 0..{classes - 1}, got dtype {labels.dtype}")
+    if capture.unseen(labels, lambda batch: check_labels(batch, classes, n, name)):
+        return labels
     if labels.size and labels.view(f"u{labels.itemsize}").max() >= classes:  # a negative one, too, is then too large
         raise ValueError(
             f"{name}: expected classes 0..{classes - 1}, got values from {int(labels.min())} to {int(labels.max())}"
@@ -187,6 +195,8 @@ def check_soft_targets(targets: Any, shape: tuple[int, ...]) -> None:
     values = value_of(targets)
     if values.dtype.kind != "f":
         raise ValueError(f"targets: expected floating-point weights for each class, got dtype {values.dtype}")
+    if capture.unseen(values, lambda batch: check_soft_targets(batch, shape)):
+        return
     low, high = _range(values)
     if not 0 <= low <= high < float("inf"):
         raise ValueError(f"targets: expected finite, non-negative weights for each class, got from {low} to {high}")

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from npadv import capture, kernels
 from npadv.autodiff import Tensor
 from npadv.backend import Array, like, to_numpy, xp_of
 from npadv.parallel import halves
@@ -136,20 +138,61 @@ class Optimizer:
         expected, came = [p.shape for p in self.parameters], [g.shape for g in gradients]
         if came != expected:
             raise ValueError(f"step(gradients): expected one for each parameter, of shapes {expected}, got {came}")
+        captured = capture.active()
         step_size = self.now(self.step_size)
+        settings = self._settings() if captured else None
         for i, (p, g) in enumerate(zip(self.parameters, gradients, strict=True)):
-            if self.weight_decay:
-                g = g + self.weight_decay * p.data
-            self.update(i, p.data, g, step_size * getattr(p, "step_scale", 1.0))
+            scale = getattr(p, "step_scale", 1.0)
+            if captured:
+                self.update_on_device(i, p.data, g, settings, scale)
+            else:
+                self.update(i, p.data, g + self.weight_decay * p.data if self.weight_decay else g, step_size * scale)
             constraint = getattr(p, "constraint", None)
             if constraint is not None:
                 constraint(p.data)
+        self._count()
+        capture.each_time(self._count)
+        capture.assume(self._assumed)
+
+    def _count(self) -> None:
+        """Do the host's part of a step."""
+        for p in self.parameters:
             p.mark_changed()
         self.updates += 1
 
     def update(self, i: int, p: Array, g: Array, step_size: float) -> None:
         """Change array ``p``, the i-th parameter, in place; what an update rule writes."""
         raise NotImplementedError(f"{type(self).__name__} defines no update(i, p, g, step_size)")
+
+    def update_on_device(self, i: int, p: Array, g: Array, settings: Array, scale: float) -> None:
+        """Do what ``update`` does, weight decay included, in a kernel that reads ``settings()`` from the device's memory.
+
+        The step of a captured run (:mod:`npadv.capture`), which repeats every other argument as it is now.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no update_on_device(i, p, g, settings, scale)")
+
+    def settings(self) -> list[float]:
+        """Return the numbers of the next update that change from step to step, for ``update_on_device``."""
+        return [self.now(self.step_size)]
+
+    def _settings(self) -> Array:
+        """Return the settings on the device, kept up to date; refuse a rule that would not be the one they are for."""
+        rule = next(kind for kind in type(self).__mro__ if "update" in vars(kind))
+        if "update_on_device" not in vars(rule):
+            raise NotImplementedError(f"{rule.__name__} defines update, and no update_on_device for captured steps")
+        return capture.changing(self.settings, self.parameters[0].data)
+
+    def _assumed(self) -> list[Any]:
+        """Return what a recorded step has as it is: settings that are no schedules, and where the arrays lie."""
+        fixed = [
+            value for name, value in vars(self).items() if name not in ("step_size", "momentum", "updates", "epoch")
+        ]
+        own = [(p.data, getattr(p, "step_scale", 1.0), getattr(p, "constraint", None)) for p in self.parameters]
+        kept = [*self.memory.values(), *own]
+        return [
+            *(value for value in fixed if isinstance(value, int | float | tuple)),
+            *(a for some in kept for a in some),
+        ]
 
     def remember(self, *names: str) -> None:
         """Make memories of zeros, one array for each parameter."""
@@ -219,6 +262,17 @@ class SGD(Optimizer):
 
         halves(rule, p, self.memory["velocity"][i], g)
 
+    def settings(self) -> list[float]:
+        """Return step size and, where there is a velocity, momentum."""
+        return [self.now(self.step_size), *([self.now(self.momentum)] if "velocity" in self.memory else [])]
+
+    def update_on_device(self, i: int, p: Array, g: Array, settings: Array, scale: float) -> None:
+        """Apply the rule in ``kernels.sgd``."""
+        options: dict[str, Any] = {"weight_decay": self.weight_decay, "scale": scale}
+        if "velocity" in self.memory:
+            options.update(velocity=self.memory["velocity"][i], dampening=self.dampening, nesterov=self.nesterov)
+        kernels.sgd(p, g, settings, **options)
+
 
 class Adam(Optimizer):
     """Adam (Kingma and Ba 2015, algorithm 1): steps of about the step size, whatever the gradient's scale.
@@ -259,6 +313,17 @@ class Adam(Optimizer):
             p -= (step_size / (1 - b1**t)) * m / (xp_of(v).sqrt(v / (1 - b2**t)) + self.epsilon)
 
         halves(rule, p, m, v, g)
+
+    def settings(self) -> list[float]:
+        """Return step size, t and the corrections 1 - b1^t, 1 - b2^t: by the host, as ``update`` computes them."""
+        t = self.updates + 1
+        return [self.now(self.step_size), t, *(1 - beta**t for beta in self.betas)]
+
+    def update_on_device(self, i: int, p: Array, g: Array, settings: Array, scale: float) -> None:
+        """Apply the rule in ``kernels.adam``."""
+        averages = self.memory["mean"][i], self.memory["square"][i]
+        options: dict[str, Any] = {"weight_decay": self.weight_decay, "scale": scale}
+        kernels.adam(p, g, *averages, settings, betas=self.betas, epsilon=self.epsilon, **options)
 
 
 def check_setting(name: str, value: float | Schedule, below: float = float("inf")) -> None:

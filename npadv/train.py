@@ -25,10 +25,12 @@ import numpy as np
 
 from npadv.autodiff import Tensor, grad, no_record, value_of
 from npadv.backend import like, to_numpy, xp_of
+from npadv.capture import CapturedStep
 from npadv.checkpoint import Progress, load_checkpoint, save_checkpoint
 from npadv.data.dataset import Split, batches
 from npadv.functional import check_labels, cross_entropy
 from npadv.nn.module import Module
+from npadv.ops import DeviceRandom
 from npadv.optim import Optimizer
 from npadv.progress import track
 
@@ -163,6 +165,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     update: Callable[..., Any] = gradient_update,
+    capture: bool = False,
     label: str = "training",
     progress: bool | None = None,
 ) -> list[dict[str, Any]]:
@@ -190,6 +193,12 @@ def fit(
         Continue from the checkpoint if there is one. Without it, an existing checkpoint is an error and not overwritten.
     update : callable
         One step, ``update(model, loss, optimizer, x, y, *, rng)``; games between networks have their own.
+    capture : bool
+        Record a step as a CUDA graph and replay it, which saves the time that Python takes to launch each kernel. For a
+        model on a GPU; batches of each shape have a graph. Random numbers are those of a :class:`~npadv.ops.DeviceRandom`
+        seeded by ``rng``, handed to the update in its place: dropout draws from it, and other draws are an error. What
+        else Python computes in a step, an eps that a loss changes, say, stays as it was when recorded: see
+        :mod:`npadv.capture`.
     progress : bool, optional
         Draw progress bars; by default only on a terminal.
 
@@ -200,6 +209,10 @@ def fit(
 
     Raises
     ------
+    ValueError
+        An argument is not as above; a checkpoint is of another run; a label is none of the model's classes.
+    RuntimeError
+        With ``capture``, the step cannot be recorded; the message says what stands in the way.
     FloatingPointError
         The training loss is no longer finite.
     KeyboardInterrupt
@@ -212,19 +225,22 @@ def fit(
     if batch_size < 1 or len(data) < 1:
         raise ValueError(f"fit(batch_size, data): expected at least 1 example each, got {batch_size} and {len(data)}")
     training = Training(model, optimizer)
-    place = Progress(batch_size=batch_size, examples=len(data))
+    place = Progress(batch_size=batch_size, examples=len(data), capture=capture)
+    step: Callable[[Any, Any], Any] = partial(_step, update, model, loss, optimizer, rng)
+    masks = None
+    if capture:
+        step, masks = _captured(update, model, loss, optimizer, rng)
     if checkpoint is not None and Path(checkpoint).exists():
         if not resume:
             raise FileExistsError(
                 f"{os.fspath(checkpoint)}: exists; pass resume=True to continue that run, or remove it"
             )
-        place = load_checkpoint(checkpoint, place, training, callbacks, rng)
+        place = load_checkpoint(checkpoint, place, training, callbacks, rng, masks)
 
     def save() -> None:
         if checkpoint is not None:
-            save_checkpoint(checkpoint, place, training, callbacks, rng)
+            save_checkpoint(checkpoint, place, training, callbacks, rng, masks)
 
-    step = partial(update, model, loss, optimizer, rng=rng)
     with _interrupts_held() as interrupted:
         while place.epoch < epochs and not training.stop:
             if place.order is None:
@@ -246,6 +262,27 @@ def fit(
     return training.history
 
 
+def _step(update: Any, model: Any, loss: Any, optimizer: Any, rng: np.random.Generator, x: Any, y: Any) -> Any:
+    """Take a step, where the model is."""
+    reference = _reference(model)
+    return update(model, loss, optimizer, like(x, reference), like(y, reference), rng=rng)
+
+
+def _captured(
+    update: Any, model: Any, loss: Any, optimizer: Any, rng: np.random.Generator
+) -> tuple[CapturedStep, DeviceRandom]:
+    """Return a step that is recorded and replayed, and the random state that its masks come from."""
+    reference = _reference(model)
+    masks = DeviceRandom(int(rng.integers(2**64, dtype=np.uint64)), reference)
+
+    def step(x: Any, y: Any) -> Any:
+        value = update(model, loss, optimizer, x, y, rng=masks)
+        masks.advance()
+        return value
+
+    return CapturedStep(step, reference), masks
+
+
 def _run_epoch(
     step: Callable[[Any, Any], Any],
     data: Split,
@@ -260,7 +297,7 @@ def _run_epoch(
     rest = _remaining(data, place) if place.batch < count else ()
     total = xp_of(reference).asarray(place.total)  # summed where the losses are: reading each would wait for a GPU
     for x, y in bar(rest, total=count, initial=place.batch):
-        total = total + step(like(x, reference), like(y, reference)).astype(np.float64) * len(x)
+        total = total + step(x, y).astype(np.float64) * len(x)
         place.batch += 1
         if interrupted():
             break

@@ -5,6 +5,12 @@ of host and device raises, as it does with CuPy. ``COUNTS`` has how often the ho
 ``float``, ``bool``, ``synchronize``), how often data crossed over to it (``asarray``) and back, and how many kernels were
 compiled and launched; ``LAUNCHES`` has each launch's kernel, grid, block and arguments. Kernels run their own source
 (:mod:`npadv.kernels.cpu`), in the build and order that ``cpu.running`` says.
+
+A stream can capture: until it ends, whatever would be queued on it is not done but written down, with the arrays that it
+reads and writes; launching the graph does it. So a number that was passed as an argument stays what it was, and an array
+that was replaced is not seen. What CUDA and CuPy refuse in a capture is refused: waits, uploads, cuBLAS. Two faults that a
+GPU would answer with wrong numbers now and then are errors here: work on one stream that did not wait for another's, and a
+graph whose memory is, or may be, in other hands.
 """
 
 import contextlib
@@ -13,12 +19,13 @@ import operator
 import sys
 import time
 import types
+import weakref
 
 import numpy as np
 
 from npadv.kernels import cpu, launch
 
-COUNTS = {"waits": 0, "uploads": 0, "downloads": 0, "compiled": 0, "launches": 0}
+COUNTS = {"waits": 0, "uploads": 0, "downloads": 0, "compiled": 0, "launches": 0, "graphs": 0}
 LAUNCHES = []
 
 
@@ -45,12 +52,151 @@ def wrap(value):
     return type(value)(map(wrap, value)) if isinstance(value, tuple | list) else value
 
 
+def queued(action):
+    """Do something on the current stream, or write it down if that captures."""
+    stream = get_current_stream()
+    if stream.actions is not None:
+        stream.actions.append(action)
+        return
+    for other in STREAMS:
+        if other is not stream and other.done > stream.seen.get(other, 0):
+            raise AssertionError(f"{stream} did not wait for what {other} has done")
+    stream.done += 1
+    action()
+
+
+def synchronous(what):
+    """Refuse what a capture does not allow."""
+    if get_current_stream().actions is not None:
+        raise RuntimeError(f"{what}: the current stream is capturing, so synchronous API calls are disallowed")
+
+
+def shared(a, args):
+    """Tell whether an array is a view of one of the arguments."""
+    arrays = (
+        x for arg in args for x in (arg if isinstance(arg, tuple | list) else (arg,)) if isinstance(x, np.ndarray)
+    )
+    return any(np.may_share_memory(a, b) for b in arrays)
+
+
 def on_device(function):
+    in_place = getattr(function, "__name__", "") == "copyto"
+
     @functools.wraps(function)
     def call(*args, **kwargs):
-        return wrap(function(*map(unwrap, args), **{name: unwrap(value) for name, value in kwargs.items()}))
+        plain, named = [unwrap(a) for a in args], {name: unwrap(value) for name, value in kwargs.items()}
+        if in_place or "out" in named:
+            queued(lambda: function(*plain, **named))
+            return kwargs.get("out")
+        stream = get_current_stream()
+        if stream.actions is None:
+            queued(lambda: None)
+            return wrap(function(*plain, **named))
+        if function in (operator.matmul, np.matmul):
+            raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+        with np.errstate(all="ignore"):  # for the shape alone: there are no values yet
+            result = wrap(function(*plain, **named))
+        if isinstance(result, ndarray) and not shared(result.host, plain) and function is not np.empty_like:
+            stream.fresh.append(result.host)
+            queued(lambda: operator.setitem(result.host, ..., function(*plain, **named)))
+        return result
 
     return call
+
+
+class Event:
+    """How far a stream had come, and all that it had waited for."""
+
+    def __init__(self, clock):
+        self.clock = clock
+
+
+class Stream:
+    def __init__(self, null=False, non_blocking=False):
+        self.non_blocking, self.done, self.seen = non_blocking, 0, {}
+        self.actions, self.fresh = None, []
+        STREAMS.append(self)
+
+    def __enter__(self):
+        CURRENT.append(self)
+        return self
+
+    def __exit__(self, *exception):
+        assert CURRENT.pop() is self
+
+    def is_capturing(self):
+        return self.actions is not None
+
+    def begin_capture(self):
+        if not self.non_blocking:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        if ALLOCATORS[-1] is None:
+            raise AssertionError("what a graph uses between its kernels would be given to others")
+        self.actions, self.fresh = [], []
+        self.pool = ALLOCATORS[-1].__self__
+
+    def end_capture(self):
+        if self.actions is None:
+            raise RuntimeError("cudaErrorIllegalState: the operation cannot be performed in the present state")
+        graph, self.actions = Graph(self.actions, self.pool), None
+        for array in self.fresh:  # nothing has run yet
+            array.fill(np.nan if array.dtype.kind == "f" else 0)
+        self.pool.captured = True
+        return graph
+
+    def record(self, event=None):
+        synchronous("Stream.record")
+        return Event({**self.seen, self: self.done})
+
+    def wait_event(self, event):
+        for stream, done in event.clock.items():
+            self.seen[stream] = max(done, self.seen.get(stream, 0))
+
+    def synchronize(self):
+        synchronous("Stream.synchronize")
+        COUNTS["waits"] += 1
+
+
+class Graph:
+    def __init__(self, actions, pool):
+        self.actions, self.pool = actions, weakref.ref(pool)
+
+    def launch(self, stream=None):
+        assert self.pool() is not None, "the memory of the graph is gone"
+        assert get_current_stream() is (stream or get_current_stream())
+        COUNTS["graphs"] += 1
+
+        def replay():
+            for action in self.actions:
+                action()
+
+        queued(replay)
+
+
+class MemoryPool:
+    captured = False
+
+    def malloc(self, size):
+        raise AssertionError("arrays of the stand-in lie elsewhere")
+
+
+@contextlib.contextmanager
+def using_allocator(allocator):
+    if allocator.__self__.captured:
+        raise AssertionError("the memory of a graph would be given to others")
+    ALLOCATORS.append(allocator)
+    try:
+        yield
+    finally:
+        ALLOCATORS.pop()
+
+
+def get_current_stream():
+    return CURRENT[-1]
+
+
+STREAMS, CURRENT, ALLOCATORS = [], [], [None]
+CURRENT.append(Stream(null=True))
 
 
 class Device(contextlib.nullcontext):
@@ -68,6 +214,7 @@ class Device(contextlib.nullcontext):
         return f"<CUDA Device {self.id}>"
 
     def synchronize(self):
+        synchronous("Device.synchronize")
         COUNTS["waits"] += 1
 
 
@@ -88,12 +235,16 @@ class ndarray:
     def __array_function__(self, function, *args):
         raise TypeError(f"numpy.{function.__name__} was called on a device array")
 
-    def get(self):
+    def get(self, stream=None):
+        synchronous("ndarray.get")
+        queued(lambda: None)
         COUNTS["waits"] += 1
         COUNTS["downloads"] += 1
         return self.host.copy()
 
     def item(self):
+        synchronous("ndarray.item")
+        queued(lambda: None)
         COUNTS["waits"] += 1
         COUNTS["downloads"] += 1
         return self.host.item()
@@ -114,7 +265,8 @@ class ndarray:
         return (self[i] for i in range(len(self)))
 
     def __setitem__(self, index, value):
-        self.host[unwrap(index)] = unwrap(value)
+        index, value = unwrap(index), unwrap(value)
+        queued(lambda: operator.setitem(self.host, index, value))
 
 
 for _name in ("shape", "strides", "dtype", "itemsize", "ndim", "size", "flags", "T"):
@@ -158,7 +310,8 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "abs", "invert", "getit
 
 def in_place(function):
     def call(self, other):
-        function(self.host, unwrap(other))
+        other = unwrap(other)
+        queued(lambda: function(self.host, other))
         return self
 
     return call
@@ -170,6 +323,7 @@ for _name in ("iadd", "isub", "imul", "itruediv", "iand", "ixor"):
 
 class RawModule:
     def __init__(self, *, code, options):
+        assert get_current_stream().actions is None, "a kernel was compiled in a capture: no step had warmed it up"
         COUNTS["compiled"] += 1
         time.sleep(0.01)  # long enough for a second thread to want the same
         self.module = cpu.Module(code=code, options=options)
@@ -178,9 +332,11 @@ class RawModule:
         run = self.module.get_function(name)
 
         def launch(grid, block, args, *, shared_mem=0):
-            COUNTS["launches"] += 1
-            LAUNCHES.append((name, grid, block, args))
-            run(grid, block, unwrap(args), shared_mem=shared_mem)
+            plain = unwrap(args)
+            if get_current_stream().actions is None:
+                COUNTS["launches"] += 1
+                LAUNCHES.append((name, grid, block, args))
+            queued(lambda: run(grid, block, plain, shared_mem=shared_mem))
 
         return launch
 
@@ -194,8 +350,15 @@ def empty(shape, dtype=float):
 def asarray(value, dtype=None):
     if isinstance(value, ndarray):
         return value if dtype is None or value.dtype == dtype else value.astype(dtype)
+    synchronous("asarray of host data")
+    queued(lambda: None)
     COUNTS["uploads"] += 1
     return ndarray(np.array(value, dtype=dtype))
+
+
+def on_device_at(target, index, values):
+    index, values = unwrap(index), unwrap(values)
+    queued(lambda: np.add.at(target.host, index, values))
 
 
 def module():
@@ -205,7 +368,7 @@ def module():
     for name in NAMES.split():
         own[name] = on_device(getattr(np, name))
     own["add"] = types.SimpleNamespace(
-        at=lambda target, index, values: np.add.at(target.host, unwrap(index), unwrap(values))
+        at=on_device_at,
     )
     own["ogrid"] = type("Grid", (), {"__getitem__": lambda self, index: wrap(np.ogrid[index])})()
     windows = on_device(np.lib.stride_tricks.sliding_window_view)
@@ -214,7 +377,13 @@ def module():
     properties = {"name": b"no card"}
     own["cuda"] = types.SimpleNamespace(
         Device=Device,
+        Event=Event,
+        Graph=Graph,
+        MemoryPool=MemoryPool,
+        Stream=Stream,
+        get_current_stream=get_current_stream,
         runtime=types.SimpleNamespace(getDeviceProperties=lambda number: properties),
+        using_allocator=using_allocator,
     )
     vars(fake).update(own)
     return fake
@@ -229,6 +398,8 @@ def installed():
     functions, launch._functions = launch._functions, {}
     COUNTS.update(dict.fromkeys(COUNTS, 0))
     LAUNCHES.clear()
+    del STREAMS[1:], CURRENT[1:], ALLOCATORS[1:]
+    STREAMS[0].done, STREAMS[0].seen = 0, {}
     try:
         yield COUNTS
     finally:

@@ -25,7 +25,11 @@ def test_both_sides_of_each_row_compute_the_same(monkeypatch):
         gpu.product(5, 7, 9, np, torch),
         gpu.sign_step(3, 8, np),
         gpu.dense_sign_step(3, 8, np, units=4),
+        gpu.adversarial_step(4, np, torch, compiled=False),
     ]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "compile", lambda function, mode: function)  # it takes half a minute on a CPU
+        rows.append(gpu.adversarial_step(4, np, torch, compiled=True))
     rows[4].theirs()  # a copy, which has no result to compare
     for row in rows:
         assert gpu.agreement(row, np) < 1e-5
@@ -85,4 +89,5 @@ def test_on_a_gpu_a_row_is_measured():
         pytest.skip("no CUDA device for both CuPy and PyTorch")
     row = next(gpu.convolution(gpu.Convolution("a layer", 4, 9, 8, 5, 2), cupy, torch))
     assert gpu.agreement(row, cupy) < 1e-4
+    assert gpu.agreement(gpu.adversarial_step(8, cupy, torch, compiled=False), cupy) < 1e-4
     assert gpu.measure(row, gpu.gpu_clock(cupy), turns=3)["ratio"]["median"] > 0

@@ -219,7 +219,12 @@ def test_the_command_line_trains_on_the_device(counts, tmp_path, capsys):
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
 def test_the_stand_in_has_no_name_that_cupy_lacks():
-    names = sorted(set(vars(fake_cupy.module())) - {"cuda"})
-    code = f"import cupy; print([name for name in {names!r} if not hasattr(cupy, name)])"
+    fake = fake_cupy.module()
+    names = {"cupy": sorted(set(vars(fake)) - {"cuda"}), "cupy.cuda": sorted(vars(fake.cuda))}
+    for kind in ("Device", "Graph", "MemoryPool", "Stream"):
+        public = (name for name, value in vars(getattr(fake.cuda, kind)).items() if callable(value))
+        names[f"cupy.cuda.{kind}"] = sorted(name for name in public if not name.startswith("_"))
+    missing = "[name for where, names in all.items() for name in names if not hasattr(eval(where), name)]"
+    code = f"import cupy; all = {names!r}; print({missing})"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -232,6 +232,11 @@ def poolings(draw, *, of="x", maximum=False):
     return (draw(images(shape)), *winners), {"where": where}
 
 
+def masks(seed):
+    random = ops.DeviceRandom(seed, np.zeros(1))
+    return random.draw()
+
+
 TABLE = {
     "abs": unary(nonzero),
     "add": binary(smooth, smooth),
@@ -247,6 +252,9 @@ TABLE = {
     "conv2d_input_grad": convolutions(of=("g", "w")),
     "conv2d_weight_grad": convolutions(of=("x", "g")),
     "divide": binary(smooth, nonzero),
+    "dropout": joined(
+        arrays(), rate=st.sampled_from([0.0, 0.3, 0.5]), draw=st.builds(masks, seeds), rescale=st.booleans()
+    ),
     "exp": unary(smooth),
     "getitem": picks(),
     "log": unary(positive),

@@ -11,6 +11,7 @@ from npadv.autodiff import Tensor, value_of
 from npadv.backend import like
 from npadv.nn.module import Module
 from npadv.nn.parameter import Parameter
+from npadv.ops import DeviceRandom
 
 
 class Dropout(Module):
@@ -23,6 +24,9 @@ class Dropout(Module):
     rescale : bool
         Divide what is kept by 1 - rate, so that the mean stays. The published maxout networks rescale hidden units but
         not the input, which therefore arrives larger in inference than it was in training.
+
+    The mask comes from the generator that the model is called with; or, from a :class:`~npadv.ops.DeviceRandom`, it is
+    computed where x is, as in captured steps.
     """
 
     def __init__(self, rate: float, *, rescale: bool = True) -> None:
@@ -30,12 +34,14 @@ class Dropout(Module):
             raise ValueError(f"Dropout(rate): expected a probability in [0, 1), got {rate!r}")
         self.rate, self.rescale = rate, rescale
 
-    def forward(self, x: Any, *, train: bool, rng: np.random.Generator | None) -> Any:
+    def forward(self, x: Any, *, train: bool, rng: np.random.Generator | DeviceRandom | None) -> Any:
         """Return x with elements dropped, or x."""
         if not train or self.rate == 0:
             return x
         if rng is None:
             raise ValueError("Dropout: training needs a random generator: model(x, train=True, rng=rng)")
+        if isinstance(rng, DeviceRandom):
+            return ops.dropout(x, rate=self.rate, draw=rng.draw(), rescale=self.rescale)
         values = value_of(x)
         draws = np.frombuffer(rng.bytes(2 * x.size), np.uint16).reshape(x.shape)  # of 2**16 numbers: enough for a rate
         factor = 1 / (1 - self.rate) if self.rescale else 1

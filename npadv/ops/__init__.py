@@ -2,6 +2,7 @@
 
 from npadv.ops import operators as operators  # gives Tensor its operators
 from npadv.ops.conv import conv2d, conv_transpose2d
+from npadv.ops.dropout import DeviceRandom, dropout
 from npadv.ops.elementwise import (
     abs,
     add,
@@ -43,6 +44,7 @@ from npadv.ops.shape import (
 )
 
 __all__ = [
+    "DeviceRandom",
     "abs",
     "add",
     "affine",
@@ -54,6 +56,7 @@ __all__ = [
     "conv2d",
     "conv_transpose2d",
     "divide",
+    "dropout",
     "exp",
     "expand_dims",
     "getitem",

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from npadv import parallel
+from npadv import capture, kernels, parallel
 from npadv.autodiff import Tensor, defvjp, primitive
+from npadv.backend import xp_of
 from npadv.blas import one_thread
 from npadv.ops.shape import expand_dims, reshape, sum_to, swap_last_axes, transpose, unbroadcast
 
@@ -27,6 +28,9 @@ def _product(a: Any, b: Any) -> Any:
         if len(a) > 1 and a.size * b.shape[1] >= MEDIUM:
             return _shared_product(a, b)
         return a.dot(b)  # the same as a @ b for matrices, at half the price of a small one
+    if capture.active() and a.ndim == 2 == b.ndim and xp_of(a, b) is not np:  # CuPy does not let cuBLAS be recorded
+        dtype = np.result_type(a.dtype, b.dtype)
+        return kernels.matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False))
     return a @ b
 
 
