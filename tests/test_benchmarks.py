@@ -664,13 +664,20 @@ def test_the_picture_is_900_pixels_wide_at_two_to_one(with_scaling, tmp_path, ca
     assert int.from_bytes(data[16:20], "big") == 1800
 
 
-@pytest.mark.parametrize("path", sorted(command_line.RESULTS.parent.glob("*.json")), ids=lambda path: path.stem)
-def test_committed_results_are_of_a_whole_run_and_have_a_picture(path):
-    results = json.loads(path.read_text("utf-8"))
+def test_the_committed_results_are_of_a_whole_run_and_have_a_picture():
+    results = json.loads(command_line.RESULTS.read_text("utf-8"))
     assert {w.key for w in select([])} <= {row["key"] for row in results["rows"]}
     assert {"settings", "versions", "machine", *command_line.EXTRAS} <= set(results)
-    assert path.with_suffix(".png").exists()
+    assert command_line.RESULTS.with_suffix(".png").exists()
     assert draw.drawn_rows(results["rows"])
+
+
+def test_the_committed_processes_are_those_the_readme_tells_of():
+    found = json.loads(command_line.RESULTS.with_name("processes.json").read_text("utf-8"))["processes"]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for network in ("maxout_mlp", "syn_convnet"):
+        ours, theirs = (found[f"{network} {side}"]["median"] for side in ("npadv", "torch"))
+        assert f"{ours:.1f} s against {theirs:.1f}" in " ".join(readme.split())
 
 
 def test_nothing_to_draw_is_one_line(tmp_path, capsys):
