@@ -50,6 +50,11 @@ def input_grad(g: Any, w: Any, problem: Problem) -> Any:
     if thin(problem):
         return columns.input_grad(g, w, problem)
     g, w = pixels(g), taps.matrices(w)
+    if not large(problem) and rows.shorter(problem):
+        g, w, narrow = rows.turned(g, w, problem)
+        dx = empty_pixels(problem.x, np.result_type(g, w))
+        taps.gather(flat(g), w, flat(dx), taps.tiles(narrow, backward=True))
+        return images(dx)
     narrow = problem if large(problem) else rows.narrow(problem)
     w = np.ascontiguousarray(w.reshape(narrow.w[2] * narrow.w[3], narrow.w[1], narrow.w[0]).swapaxes(1, 2))
     dx = empty_pixels(narrow.x, np.result_type(g, w))

@@ -57,6 +57,26 @@ def folded(u: Any, problem: Problem) -> Any:
     return out
 
 
+def shorter(problem: Problem) -> bool:
+    """Whether rows of images are shorter than those of results, as padding makes them: then it is these to unfold."""
+    return problem.geometry.stride[1] == 1 and problem.x[3] < problem.y[3]
+
+
+def turned(g: Any, w: Any, problem: Problem) -> tuple[Any, Any, Problem]:
+    """Return what the gradient of the images is gathered from, instead of being folded: g unfolded, w, narrow problem.
+
+    Along the rows it is a convolution too, of g with the filters turned round, and with what padding leaves of theirs.
+    """
+    (sh, _), (ph, pw), (dh, dw), groups, _ = problem.geometry
+    (n, c, height, width), (k, _, kh, kw), (_, _, y_height, _) = problem.x, problem.w, problem.y
+    kind = type(problem.geometry)
+    around = kind((1, 1), (0, (kw - 1) * dw - pw), (1, dw), groups)
+    g = unfolded(g, Problem(problem.y, (c, k, kh, kw), (n, c, y_height, width), around))
+    w = np.ascontiguousarray(w.reshape(kh, kw, c, k)[:, ::-1].swapaxes(2, 3)).reshape(kh, kw * k, c)
+    shapes = (n, c, height, width), (kw * k, c, kh, 1), (n, kw * k, y_height, width)
+    return g, w, Problem(*shapes, kind((sh, 1), (ph, 0), (dh, 1), groups))
+
+
 def _seen(problem: Problem, j: int) -> tuple[slice, slice]:
     """Return, of a row of the output, the pixels whose j-th tap lies in the image, and where these taps lie."""
     (_, stride), (_, padding), (_, dilation), *_ = problem.geometry
