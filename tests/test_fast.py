@@ -91,6 +91,14 @@ def test_all_three_convolutions_are_the_plain_ones(way, data):
         np.testing.assert_array_equal(a, b)  # and changed none of them
 
 
+def test_images_as_wide_as_results_that_a_stride_has_moved():
+    geometry = conv_geometry(2, 1, 1, 1)  # columns -1 and 1 of images with columns 0 and 1
+    g, w = np.random.default_rng(0).standard_normal((4, 1, 2, 2)), np.full((1, 1, 1, 1), 3.0)
+    with taking("rows"):
+        got = fast.input_grad(g, w, Problem(g.shape, w.shape, g.shape, geometry))
+    agree(got, conv.plain_input_grad(g, w, g.shape, geometry), 1)
+
+
 @every_way
 @settings(max_examples=15)
 @given(data=st.data())

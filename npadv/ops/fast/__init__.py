@@ -49,17 +49,17 @@ def input_grad(g: Any, w: Any, problem: Problem) -> Any:
     """Return what ``conv.conv2d_input_grad`` returns."""
     if thin(problem):
         return columns.input_grad(g, w, problem)
-    g, w = pixels(g), taps.matrices(w)
-    if not large(problem) and rows.shorter(problem):
-        g, w, narrow = rows.turned(g, w, problem)
-        dx = empty_pixels(problem.x, np.result_type(g, w))
-        taps.gather(flat(g), w, flat(dx), taps.tiles(narrow, backward=True))
-        return images(dx)
-    narrow = problem if large(problem) else rows.narrow(problem)
-    w = np.ascontiguousarray(w.reshape(narrow.w[2] * narrow.w[3], narrow.w[1], narrow.w[0]).swapaxes(1, 2))
-    dx = empty_pixels(narrow.x, np.result_type(g, w))
-    taps.gather(flat(g), w, flat(dx), taps.tiles(narrow, backward=True))
-    return images(dx if narrow is problem else rows.folded(dx, problem))
+    g, w, small, fold = pixels(g), taps.matrices(w), problem, False
+    if large(problem):
+        w = np.ascontiguousarray(w.swapaxes(1, 2))
+    elif rows.shorter(problem):
+        g, w, small = rows.turned(g, w, problem)
+    else:
+        small, fold = rows.narrow(problem), True
+        w = np.ascontiguousarray(w.reshape(small.w[2], small.w[1], small.w[0]).swapaxes(1, 2))
+    dx = empty_pixels(small.x, np.result_type(g, w))
+    taps.gather(flat(g), w, flat(dx), taps.tiles(small, backward=True))
+    return images(rows.folded(dx, problem) if fold else dx)
 
 
 def weight_grad(x: Any, g: Any, problem: Problem) -> Any:

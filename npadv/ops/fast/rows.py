@@ -2,7 +2,8 @@
 
 Where a tap's product is too small to be worth its call, the images are unfolded along their rows, so that each pixel holds
 all that a row of a filter sees from there, KW * C channels. What is left is a narrow problem, with filters one pixel wide,
-which is done by taps (``taps.py``). Folding, the way back, adds each pixel's channels to where they were seen.
+which is done by taps (``taps.py``). Folding, the way back, adds each pixel's channels to where they were seen; where padding
+makes results longer than images, there is less to do the other way, with the gradient of the result unfolded (``turned``).
 """
 
 from __future__ import annotations

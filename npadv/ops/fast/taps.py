@@ -30,15 +30,15 @@ def matrices(w: Any) -> Any:
     return np.ascontiguousarray(w.transpose(2, 3, 1, 0)).reshape(kh * kw, c, k)
 
 
-def gather(source: Any, w: Any, target: Any, shares: list[Tile]) -> None:
+def gather(source: Any, w: Any, target: Any, parts: list[Tile]) -> None:
     """Make each tile of the target the sum of its spans' products."""
 
     def part(i: int) -> None:
-        first, last, spans = shares[i]
+        first, last, spans = parts[i]
         target[first:last] = 0
         add_products(target, source, w, spans)
 
-    parallel.run(part, len(shares))
+    parallel.run(part, len(parts))
 
 
 def gather_weights(x: Any, g: Any, problem: Problem) -> Any:
