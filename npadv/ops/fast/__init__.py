@@ -27,7 +27,7 @@ import numpy as np
 from npadv.ops.fast import columns, rows, taps
 from npadv.ops.fast.pixels import Problem, empty_pixels, flat, images, pixels
 
-LARGE = 4_000_000  # multiplications in a product that is worth a call of its own
+LARGE = 3_000_000  # multiplications in a product that is worth a call of its own
 FEW_CHANNELS = 12  # with less, on either side, products along the rows are too thin
 FEW_ROWS = 64  # the same of pixels in a row times images
 

@@ -76,13 +76,18 @@ def input_grad(g: Any, w: Any, problem: Problem) -> Any:
             for group, cotangent in enumerate(_groups(g, block, problem)):
                 taps = _scratch.array((kh * kw * c, len(cotangent)), dtype)
                 np.matmul(filters[group], cotangent.T, out=taps)
-                taps = taps.reshape(kh, kw, c, *shape, n)
-                for a in range(kh):
-                    y0 = (block.top - top) * sh + a * dh
-                    for b in range(kw):
-                        x0 = block.left * sw + b * dw
-                        window = strip[y0 : y0 + sh * shape[0] : sh, x0 : x0 + sw * shape[1] : sw, :, group]
-                        window += taps[a, b].transpose(1, 2, 3, 0)
+                taps = taps.reshape(kh, kw, c, *shape, n).transpose(0, 1, 3, 4, 5, 2)  # (KH, KW, rows, columns, N, C)
+                reach = strip[(block.top - top) * sh :, block.left * sw :, :, group]
+                for b in range(kw):
+                    seen = reach[:, b * dw : b * dw + sw * (shape[1] - 1) + 1 : sw]
+                    if shape[0] < kh:  # a row's taps lie in different rows of the image
+                        for r in range(shape[0]):
+                            window = seen[r * sh : r * sh + dh * (kh - 1) + 1 : dh]
+                            window += taps[:, b, r]
+                    else:
+                        for a in range(kh):
+                            window = seen[a * dh : a * dh + sh * (shape[0] - 1) + 1 : sh]
+                            window += taps[a, b]
         strips[i] = top * sh, strip.reshape(height, width + 2 * pw, n, channels)
 
     parallel.run(part, len(shares))

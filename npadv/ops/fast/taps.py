@@ -18,7 +18,7 @@ from npadv import parallel
 from npadv.blas import Span, add_products, add_transposed_products
 from npadv.ops.fast.pixels import Problem
 
-TILE = 256, 1024  # rows of a result that are summed up at a time, at least and at most
+TILE = 512, 1024  # rows of a result that are summed up at a time, at least and at most
 
 Tile = tuple[int, int, list[Span]]
 """Rows first to last of the target, and all that adds to them."""
