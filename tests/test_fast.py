@@ -28,6 +28,8 @@ WAYS = {
     "taps, by small tiles": [*ALL_ROWS, (fast, "LARGE", 0), (taps, "TILE", (1, 2))],
     "rows": [*ALL_ROWS, (fast, "LARGE", 1 << 60), (rows, "LARGE", 0)],
     "columns": [(fast, "FEW_CHANNELS", 1 << 60)],
+    "columns, all rows at once": [(fast, "FEW_CHANNELS", 1 << 60), (columns, "BLOCKS", 1)],
+    "columns, some rows at once": [(fast, "FEW_CHANNELS", 1 << 60), (columns, "BLOCKS", 3)],
     "columns, one pixel at a time": [(fast, "FEW_CHANNELS", 1 << 60), (columns, "CACHED", 1)],
 }
 

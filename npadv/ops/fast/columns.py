@@ -18,6 +18,7 @@ from npadv.backend import sliding_windows
 from npadv.ops.fast.pixels import Problem, empty_pixels, images, pixels
 
 CACHED = 1 << 17  # elements of the matrix of columns that is made at a time
+BLOCKS = 8  # of rows, at least, where there are so many: to share out
 
 _scratch = parallel.Scratch()
 
@@ -113,7 +114,7 @@ def _blocks(problem: Problem) -> list[Block]:
     _, c, kh, kw = problem.w
     fit = max(1, CACHED // (max(1, n) * kh * kw * c * problem.geometry.groups))  # pixels
     if fit >= width:
-        step = min(fit // width, max(1, height // 8))
+        step = min(fit // width, max(1, height // BLOCKS))
         return [Block(top, min(top + step, height), 0, width) for top in range(0, height, step)]
     pieces = -(-width // max(fit, 4))
     cuts = [width * piece // pieces for piece in range(pieces + 1)]
