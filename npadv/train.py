@@ -241,7 +241,7 @@ def fit(
         if checkpoint is not None:
             save_checkpoint(checkpoint, place, training, callbacks, rng, masks)
 
-    with _interrupts_held() as interrupted:
+    with interrupts_held() as interrupted:
         while place.epoch < epochs and not training.stop:
             if place.order is None:
                 place.order = rng.permutation(len(data))
@@ -335,7 +335,7 @@ def _reference(model: Any) -> Any:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[Callable[[], bool]]:
+def interrupts_held() -> Iterator[Callable[[], bool]]:
     """Hold a first Ctrl-C until the running step is done, and yield a function that tells of it; a second one is immediate.
 
     Only the main thread may handle signals; elsewhere, and where Ctrl-C is ignored (nohup), nothing is held.

@@ -31,8 +31,8 @@ LAUNCHES = []
 
 NAMES = """
 abs arange arctanh argsort ascontiguousarray broadcast_to clip concatenate copy copyto cumsum empty_like equal exp eye full
-isfinite log log1p maximum may_share_memory minimum moveaxis multiply ones ones_like pad sign sqrt stack take_along_axis tanh
-where zeros zeros_like
+isfinite log log1p maximum may_share_memory minimum moveaxis multiply nonzero ones ones_like pad sign sqrt stack
+take_along_axis tanh where zeros zeros_like
 """
 
 

@@ -18,9 +18,12 @@ from npadv.attacks import (
     linearized,
     pgd,
     steepest_ascent,
+    substitute,
     tangent,
+    transfer_attack,
     virtual_adversarial,
 )
+from npadv.attacks.result import predict
 from npadv.backend import to_numpy
 from npadv.cli import main
 from npadv.data import Split
@@ -150,6 +153,65 @@ def test_an_attack_on_the_device_is_the_attack(counts, split, name):
     host, device = both(run)
     for key, value in host.items():
         np.testing.assert_allclose(device[key], value, rtol=1e-6, atol=1e-8, err_msg=key)
+
+
+@pytest.mark.parametrize("kind", [nn.NearestNeighbour, nn.SmoothedNearestNeighbour])
+def test_neighbours_on_the_device_are_the_neighbours(counts, split, rng, kind):
+    def run(device):
+        model = kind(split.images, split.labels, classes=3).to(device)
+        x = on(device, rng.random((5, 1, 8, 8), np.float32) if device == "cpu" else x_host)
+        logits = model(x)
+        results = [fgsm(model, x, eps=0.2), pgd(model, x, eps=0.2, steps=2)]
+        assert {type(value) for value in (logits, *(r.x_adv for r in results))} == {type(x)}
+        return [to_numpy(value) for value in (x, logits, *(r.x_adv for r in results))]
+
+    x_host, *host = run("cpu")
+    _, *device = run("cuda")
+    for a, b in zip(host, device, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-7)
+    made_there = kind(on("cuda", split.images), on("cuda", split.labels), classes=3)
+    np.testing.assert_array_equal(to_numpy(made_there(on("cuda", x_host))), device[0])
+
+
+def test_a_substitute_on_the_device_is_the_substitute(counts, split, tmp_path):
+    def run(device):
+        target, student = (
+            convnet().to(device),
+            nn.Sequential(nn.Flatten(), nn.Dense(64, 2, rng=np.random.default_rng(5))),
+        )
+        student.astype(np.float64).to(device)
+        seeds = on(device, split.images[:6].astype(np.float64))
+
+        def oracle(x):
+            assert type(x) is type(seeds)
+            return predict(target, x)
+
+        options = {
+            "optimizer": SGD(student.parameters(), 0.1),
+            "rng": np.random.default_rng(0),
+            "epochs": 2,
+            "rounds": 2,
+        }
+        path = tmp_path / f"{device}.npz"
+        result = substitute(
+            oracle, student, seeds, budget=20, reservoir=5, held_out=(seeds, oracle(seeds)), checkpoint=path, **options
+        )
+        transferred = transfer_attack(student, oracle, fgsm, seeds, eps=0.2)
+        values = (
+            result.x,
+            result.labels,
+            transferred.x_adv,
+            transferred.success,
+            transferred.prediction,
+            transferred.queries,
+        )
+        assert {type(value) for value in values} == {type(seeds)}
+        return [to_numpy(value) for value in values], result.history
+
+    (host, history), (device, device_history) = both(run)
+    for a, b in zip(host, device, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-6)
+    assert [row["agreement"] for row in device_history] == [row["agreement"] for row in history]
 
 
 @pytest.mark.parametrize("kind", NORMS)

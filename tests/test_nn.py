@@ -32,12 +32,14 @@ from npadv.nn import (
     MaxoutConv2D,
     MaxPool2D,
     Module,
+    NearestNeighbour,
     Pad2D,
     Parameter,
     ReLU,
     Reshape,
     Sequential,
     Sigmoid,
+    SmoothedNearestNeighbour,
     Standardize,
     Tanh,
 )
@@ -98,6 +100,10 @@ CASES = {
     "Pad2D": case(IMAGES, lambda rng: Pad2D(2, value=0.5)),
     "Standardize": case(IMAGES, lambda rng: Standardize([0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0])),
     "Standardize, one number": case(ROWS, lambda rng: Standardize(0.1307, 0.3081)),
+    "NearestNeighbour": case(ROWS, lambda rng: NearestNeighbour(rng.random((9, 4)), np.arange(9) % 3)),
+    "SmoothedNearestNeighbour": case(
+        IMAGES, lambda rng: SmoothedNearestNeighbour(rng.random((9, 4, 5, 4)), np.arange(9) % 3, gamma=0.05)
+    ),
     "Sequential": case(
         (2, 2, 4, 4),
         lambda rng: Sequential(

@@ -237,6 +237,22 @@ def masks(seed):
     return random.draw()
 
 
+@st.composite
+def kernel_sums(draw):
+    """Return x (N, D), and points of a few columns in blocks of uneven length."""
+    sizes = draw(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=2), min_size=1, max_size=3))
+    ends = np.cumsum([size for column in sizes for size in column]).tolist()
+    columns = [k for k, column in enumerate(sizes) for _ in column]
+    x = draw(arrays((draw(st.integers(0, 3)), draw(st.integers(1, 3)))))
+    points = np.random.default_rng(draw(seeds)).uniform(-1, 1, (ends[-1], x.shape[1])).astype(np.float32)
+    blocks = list(zip(columns, [0, *ends[:-1]], ends, strict=True))
+    return (x,), {"points": points, "centre": points[-1], "blocks": blocks, "gamma": draw(st.sampled_from([0.2, 0.7]))}
+
+
+def bent(block, a, b):
+    return ops.tanh(block * a) * b + block * b * b
+
+
 TABLE = {
     "abs": unary(nonzero),
     "add": binary(smooth, smooth),
@@ -258,6 +274,7 @@ TABLE = {
     "exp": unary(smooth),
     "getitem": picks(),
     "log": unary(positive),
+    "log_kernel_sum": kernel_sums(),
     "logsumexp": reductions(smooth, empty=False),
     "matmul": products(),
     "max": reductions(distinct, empty=False),
@@ -284,6 +301,10 @@ TABLE = {
     "square": unary(smooth),
     "subtract": binary(smooth, smooth),
     "sum": reductions(smooth, empty=True),
+    "sum_over_blocks": st.tuples(
+        broadcastable(smooth, smooth),
+        st.fixed_dictionaries({"function": st.just(bent), "blocks": st.just([0.5, -1.0, 2.0])}),
+    ),
     "sum_to": sums_to(),
     "take_along_axis": lookups(),
     "tanh": unary(smooth),
@@ -472,7 +493,7 @@ CONSTANT |= {("max_unpool2d", 1), ("max_pick2d", 1)}
 VARIABLE = [
     (name, i)
     for name in sorted(TABLE)
-    for i in range(2 if name == "concatenate_args" else len(PRIMITIVES[name].rules))
+    for i in range(2 if name in ("concatenate_args", "sum_over_blocks") else len(PRIMITIVES[name].rules))
     if (name, i) not in CONSTANT
 ]
 

@@ -8,6 +8,7 @@ from npadv.attacks.linearized import LinearizedResult, linearized
 from npadv.attacks.pgd import pgd
 from npadv.attacks.result import AttackResult, LossResult
 from npadv.attacks.steepest_ascent import steepest_ascent
+from npadv.attacks.substitute import SubstituteResult, substitute, transfer_attack
 from npadv.attacks.tangent import TangentResult, tangent
 from npadv.attacks.virtual_adversarial import VirtualResult, virtual_adversarial
 
@@ -17,6 +18,7 @@ __all__ = [
     "LBFGSResult",
     "LinearizedResult",
     "LossResult",
+    "SubstituteResult",
     "TangentResult",
     "VirtualResult",
     "carlini_wagner",
@@ -26,6 +28,8 @@ __all__ = [
     "linearized",
     "pgd",
     "steepest_ascent",
+    "substitute",
     "tangent",
+    "transfer_attack",
     "virtual_adversarial",
 ]

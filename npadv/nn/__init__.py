@@ -3,6 +3,7 @@
 from npadv.nn.functions import AvgPool2D, Flatten, LeakyReLU, MaxPool2D, Pad2D, ReLU, Reshape, Sigmoid, Tanh
 from npadv.nn.layers import Conv2D, ConvTranspose2D, Dense, Maxout, MaxoutConv2D
 from npadv.nn.module import Module
+from npadv.nn.neighbours import NearestNeighbour, SmoothedNearestNeighbour
 from npadv.nn.networks import NETWORKS, network
 from npadv.nn.parameter import MaxNorm, Parameter
 from npadv.nn.sequential import Sequential
@@ -23,12 +24,14 @@ __all__ = [
     "Maxout",
     "MaxoutConv2D",
     "Module",
+    "NearestNeighbour",
     "Pad2D",
     "Parameter",
     "ReLU",
     "Reshape",
     "Sequential",
     "Sigmoid",
+    "SmoothedNearestNeighbour",
     "Standardize",
     "Tanh",
     "network",

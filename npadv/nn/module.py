@@ -109,10 +109,11 @@ class Module:
         return self
 
     def astype(self, dtype: Any) -> Self:
-        """Convert all state to another floating-point type, in place; returns the module."""
+        """Convert all state of floating point to another such type, in place; returns the module."""
         for _, tensor in self.named_tensors():
-            tensor.mark_changed()
-            tensor.data = tensor.data.astype(dtype)
+            if tensor.dtype.kind == "f":
+                tensor.mark_changed()
+                tensor.data = tensor.data.astype(dtype)
         return self
 
     # Looks ----------------------------------------------------------------------------------------------------------

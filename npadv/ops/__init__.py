@@ -1,6 +1,7 @@
 """Every primitive beside its gradient rule."""
 
 from npadv.ops import operators as operators  # gives Tensor its operators
+from npadv.ops.blocks import log_kernel_sum, sum_over_blocks
 from npadv.ops.conv import conv2d, conv_transpose2d
 from npadv.ops.dropout import DeviceRandom, dropout
 from npadv.ops.elementwise import (
@@ -61,6 +62,7 @@ __all__ = [
     "expand_dims",
     "getitem",
     "log",
+    "log_kernel_sum",
     "logsumexp",
     "matmul",
     "max",
@@ -86,6 +88,7 @@ __all__ = [
     "stack",
     "subtract",
     "sum",
+    "sum_over_blocks",
     "sum_to",
     "take_along_axis",
     "tanh",
