@@ -5,10 +5,21 @@ The report knows nothing of models or attacks. matplotlib and Jinja2 are importe
 """
 
 from npadv.report.canvas import check_installed, png
-from npadv.report.curves import accuracy_curves, learning_curves
+from npadv.report.curves import accuracy_curves, distance_curves, learning_curves
 from npadv.report.grids import Attacked, compare_attacks, examples, image_grid
+from npadv.report.heat import heat_table
+from npadv.report.norm_rows import norm_grid
 from npadv.report.page import Section, render_page, write_page
-from npadv.report.text import Table, format_table
+from npadv.report.sections import (
+    church_section,
+    distances_section,
+    masking_section,
+    norms_section,
+    robustness_section,
+    transfer_section,
+)
+from npadv.report.text import Table, checks_table, format_table
+from npadv.report.windows import church_grid
 
 __all__ = [
     "Attacked",
@@ -16,12 +27,23 @@ __all__ = [
     "Table",
     "accuracy_curves",
     "check_installed",
+    "checks_table",
+    "church_grid",
+    "church_section",
     "compare_attacks",
+    "distance_curves",
+    "distances_section",
     "examples",
     "format_table",
+    "heat_table",
     "image_grid",
     "learning_curves",
+    "masking_section",
+    "norm_grid",
+    "norms_section",
     "png",
     "render_page",
+    "robustness_section",
+    "transfer_section",
     "write_page",
 ]

@@ -1,4 +1,4 @@
-"""Curves: accuracy against the size of the perturbation, and what training did epoch by epoch.
+"""Curves: accuracy against the size of the perturbation, how far examples can be pushed, what training did by epoch.
 
 Fractions come in, percent is drawn. Accuracy always runs from 0 to 100%: an axis that is cut makes small things large.
 """
@@ -67,18 +67,61 @@ def accuracy_curves(
             f"chance, {chance:.0%}", (0, 100 * chance), xycoords=("axes fraction", "data"),
             xytext=(4, 3), textcoords="offset points", fontsize=9, color=MUTED,
         )  # fmt: skip
-    heights = spread([float(y[-1]) for _, y in points.values()], 100 * 0.19 / tall, 0.0, 100.0)
-    for i, ((name, (eps, y)), height) in enumerate(zip(points.items(), heights, strict=True)):
-        style = _line(i)
-        axes.plot(eps, y, **style, clip_on=False)
-        end = (float(eps[-1]) - first) / (last - first) if last > first else 0.0
-        axes.plot(  # a thin line leads from the curve's end to its name
-            [end, 1.02, 1.055, 1.07], [y[-1] / 100, y[-1] / 100, height / 100, height / 100],
-            transform=axes.transAxes, clip_on=False, color=style["color"], linewidth=0.8, zorder=2,
-        )  # fmt: skip
-        axes.text(
-            1.08, height / 100, name, transform=axes.transAxes, fontsize=10, color=INK, va="center", parse_math=False
-        )
+    for i, (eps, y) in enumerate(points.values()):
+        axes.plot(eps, y, **_line(i), clip_on=False)
+    span = last - first or 1.0
+    _name_ends(axes, {name: ((x[-1] - first) / span, float(y[-1])) for name, (x, y) in points.items()}, tall)
+    return figure
+
+
+def distance_curves(distances: Mapping[str, npt.ArrayLike], *, xlabel: str, furthest: float | None = None) -> Figure:
+    """Draw the share of examples broken within each distance, a staircase for each name.
+
+    Parameters
+    ----------
+    distances
+        For each name, the examples' distances (N,): at least 0, infinity for one that was not broken. They stay in the
+        count, so a curve that ends below 100% says how many.
+    xlabel
+        What the distance is, with its norm and unit.
+    furthest
+        Where the axis ends; by default at the largest finite distance.
+
+    Examples
+    --------
+    >>> figure = distance_curves({"plain": [0.0, 0.1, 0.2, np.inf]}, xlabel="distance")
+    >>> figure.axes[0].lines[0].get_ydata().tolist()
+    [25.0, 50.0, 75.0]
+    """
+    if not distances:
+        raise ValueError("distances is empty; expected those of at least one model")
+    found = {name: np.sort(np.asarray(values, dtype=np.float64)) for name, values in distances.items()}
+    for name, d in found.items():
+        if d.ndim != 1 or not d.size or not (d >= 0).all():
+            raise ValueError(f"distances[{name!r}] has shape {d.shape}; expected (N,) numbers of at least 0")
+    finite = np.concatenate([d[np.isfinite(d)] for d in found.values()])
+    end = float(finite.max(initial=0.0)) or 1.0 if furthest is None else float(furthest)
+    if not 0 < end < np.inf:
+        raise ValueError(f"furthest is {furthest}; expected a finite number above 0")
+
+    points = {}
+    for name, d in found.items():
+        steps = np.unique(np.concatenate([[0.0], d[d <= end], [end]]))
+        points[name] = steps, 100 * np.searchsorted(d, steps, side="left") / len(d)
+    left, wide, tall = 0.7, 3.95, 3.1
+    told = "; ".join(f"{name} {y[-1]:.1f}%" for name, (_, y) in points.items())
+    figure = sheet(
+        left + wide + max(text_width(name, 10) for name in points) + 0.42,
+        tall + 0.75,
+        f"Share of examples broken, against {xlabel}; within {end:.3g}: {told}.",
+    )
+    axes = place(figure, left, 0.2, wide, tall)
+    _clean_axes(axes, xlabel, "examples broken")
+    axes.set_xlim(0, end)
+    _percent_axis(axes, 100)
+    for i, (x, y) in enumerate(points.values()):
+        axes.plot(x, y, **_line(i) | {"markevery": max(1, len(x) // 8)}, drawstyle="steps-post", clip_on=False)
+    _name_ends(axes, {name: (1.0, float(y[-1])) for name, (_, y) in points.items()}, tall)
     return figure
 
 
@@ -187,6 +230,19 @@ def _series(name: str, rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.
     if not np.isfinite(values).all():
         raise ValueError(f"runs[{name!r}] holds a {key} that is not finite; expected a number, None or no entry")
     return epochs, values
+
+
+def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], tall: float) -> None:
+    """Write each curve's name beside its end, given as a share of the axis and in percent, and lead a thin line there."""
+    heights = spread([y for _, y in ends.values()], 100 * 0.19 / tall, 0.0, 100.0)
+    for i, ((name, (end, y)), height) in enumerate(zip(ends.items(), heights, strict=True)):
+        axes.plot(
+            [end, 1.02, 1.055, 1.07], [y / 100, y / 100, height / 100, height / 100],
+            transform=axes.transAxes, clip_on=False, color=_line(i)["color"], linewidth=0.8, zorder=2,
+        )  # fmt: skip
+        axes.text(
+            1.08, height / 100, name, transform=axes.transAxes, fontsize=10, color=INK, va="center", parse_math=False
+        )
 
 
 def _line(i: int) -> dict[str, Any]:

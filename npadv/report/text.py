@@ -7,7 +7,7 @@ formatted is shown as it comes.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,18 @@ def format_table(table: Table) -> str:
     ]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     return "\n".join([*([table.caption, ""] if table.caption else []), aligned[0], rule, *aligned[1:]])
+
+
+def checks_table(checks: Iterable[tuple[str, bool, str]], *, caption: str = "") -> Table:
+    """Return checks as a table: what was asked, whether the answer is suspicious, and why.
+
+    A check is its name, which may be an identifier, its verdict, and its explanation.
+
+    >>> checks_table([("zero_gradients", True, "31% are zero"), ("noise_as_good", False, "0% against 80%")]).cells
+    [['zero gradients', 'SUSPICIOUS', '31% are zero'], ['noise as good', 'not seen', '0% against 80%']]
+    """
+    rows = [[name.replace("_", " "), "SUSPICIOUS" if bad else "not seen", why] for name, bad, why in checks]
+    return Table(["sign of masked gradients", "", "what was measured"], rows, caption)
 
 
 def _texts(column: Sequence[Any]) -> list[str]:
