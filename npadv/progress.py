@@ -1,9 +1,15 @@
-"""Progress bars, where somebody is looking: on a terminal with tqdm installed, and nowhere else."""
+"""Long work: progress bars, where somebody is looking, and Ctrl-C, held until a step is done.
+
+Bars are drawn on a terminal with tqdm installed, and nowhere else.
+"""
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -25,3 +31,28 @@ def track(items: Iterable[Any], *, total: int, label: str, show: bool | None = N
         return
     with tqdm(items, total=total, desc=label, initial=initial, leave=False, dynamic_ncols=True) as bar:
         yield from bar
+
+
+@contextmanager
+def interrupts_held() -> Iterator[Callable[[], bool]]:
+    """Hold a first Ctrl-C until the running step is done, and yield a function that tells of it; a second one is immediate.
+
+    Only the main thread may handle signals; elsewhere, and where Ctrl-C is ignored (nohup), nothing is held.
+    """
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous is signal.SIG_IGN:
+        yield lambda: False
+        return
+    pressed = False
+
+    def remember(number: int, frame: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -11,11 +11,8 @@ gives, to the last bit, what would have come without the stop.
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,7 +29,7 @@ from npadv.functional import check_labels, cross_entropy
 from npadv.nn.module import Module
 from npadv.ops import DeviceRandom
 from npadv.optim import Optimizer
-from npadv.progress import track
+from npadv.progress import interrupts_held, track
 
 Loss = Callable[..., Tensor]
 
@@ -332,28 +329,3 @@ def _reference(model: Any) -> Any:
     """Return some array of the model's, which tells where its inputs must be."""
     tensors = model.named_tensors() if isinstance(model, Module) else iter(())
     return next((tensor.data for _, tensor in tensors), np.zeros(0))
-
-
-@contextmanager
-def interrupts_held() -> Iterator[Callable[[], bool]]:
-    """Hold a first Ctrl-C until the running step is done, and yield a function that tells of it; a second one is immediate.
-
-    Only the main thread may handle signals; elsewhere, and where Ctrl-C is ignored (nohup), nothing is held.
-    """
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous is signal.SIG_IGN:
-        yield lambda: False
-        return
-    pressed = False
-
-    def remember(number: int, frame: Any) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from npadv.attacks import carlini_wagner, jsma, linearized, pgd, steepest_ascent, tangent, virtual_adversarial
+from npadv.attacks import carlini_wagner, feature, jsma, linearized, pgd, steepest_ascent, tangent, virtual_adversarial
 from npadv.nn import BatchNorm, Dense, Dropout, Flatten, ReLU, Sequential
 
 
@@ -19,6 +19,12 @@ def whole_space(model, x, y=None, **options):
 def virtual(model, x, y=None, *, targeted=False, **options):
     """Call the attack that knows no labels as if it took some."""
     return virtual_adversarial(model, x, rng=np.random.default_rng(0), **{"eps": 0.4, "iterations": 3, **options})
+
+
+def guided(model, x, y=None, *, targeted=False, bounds=(0.0, 1.0), **options):
+    """Call the attack that is led by images as if it took labels: towards the negatives of the examples."""
+    guide = np.clip(x.dtype.type(bounds[0] + bounds[1]) - x, *bounds)
+    return feature(model, x, guide, layer=model, **{"eps": 0.4, "bounds": bounds, "max_iterations": 20, **options})
 
 
 BUDGETED = {
@@ -45,7 +51,12 @@ MINIMAL = {
 }
 """Attacks that look for the smallest perturbation."""
 
-UNLABELLED = {"virtual": (virtual, "l2"), "virtual xi": (lambda *a, **o: virtual(*a, **{"xi": 1e-2, **o}), "l2")}
+UNLABELLED = {
+    "virtual": (virtual, "l2"),
+    "virtual xi": (lambda *a, **o: virtual(*a, **{"xi": 1e-2, **o}), "l2"),
+    "feature": (guided, "linf"),
+    "feature batched": (case(guided, solver="batched"), "linf"),
+}
 
 CASES = {name: attack for name, (attack, _) in BUDGETED.items()} | MINIMAL
 

@@ -12,7 +12,12 @@ import pytest
 from npadv import nn
 from npadv.attacks import (
     carlini_wagner,
+    confident_errors,
+    evolved_rubbish,
+    feature,
     fgsm,
+    gaussian_rubbish,
+    gradient_rubbish,
     jsma,
     lbfgs,
     linearized,
@@ -132,6 +137,10 @@ ON_DEVICE = {
     "jsma": lambda model, x, y: jsma(model, x, y, pixels=4),
     "carlini wagner": lambda model, x, y: carlini_wagner(model, x, y, searches=2, steps=5, step=0.2),
     "tangent": lambda model, x, y: tangent(model, x, y, basis=x[:2], eps=0.3),
+    "feature": lambda model, x, y: feature(model, x, x[3], layer=model[:7], eps=0.2, max_iterations=5),
+    "feature batched": lambda model, x, y: feature(
+        model, x, x[[1, 0, 3, 2]], layer=model[:9], eps=0.2, solver="batched", max_iterations=5
+    ),
 }
 
 
@@ -146,6 +155,8 @@ def test_an_attack_on_the_device_is_the_attack(counts, split, name):
         )
         result = ON_DEVICE[name](model, x, y)
         values = {key: value for key, value in vars(result).items() if key != "flags"} | dict(result.flags)
+        messages = values.pop("messages", ())  # what a solver says is said on the host
+        assert all(isinstance(message, str) for message in messages)
         assert {type(value) for value in values.values()} == {type(x)}
         assert result.x_adv.dtype == x.dtype
         return {key: to_numpy(value) for key, value in values.items()}
@@ -212,6 +223,35 @@ def test_a_substitute_on_the_device_is_the_substitute(counts, split, tmp_path):
     for a, b in zip(host, device, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-6)
     assert [row["agreement"] for row in device_history] == [row["agreement"] for row in history]
+
+
+RUBBISH = {
+    "errors": lambda model, x, **where: confident_errors(model, x, sigmoid=True, batch_size=3),
+    "gaussian": lambda model, x, **where: gaussian_rubbish(
+        model, (1, 8, 8), n=7, rng=np.random.default_rng(0), **where
+    ),
+    "gradient": lambda model, x, **where: gradient_rubbish(model, x, x.argmax(axis=1)[:, 0, 0] % 2, steps=4, decay=0.1),
+    "evolved": lambda model, x, **where: evolved_rubbish(
+        model, (1, 8, 8), generations=3, population=5, crossover=0.5, rng=np.random.default_rng(0), **where
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUBBISH)
+def test_rubbish_on_the_device_is_the_rubbish(counts, split, name):
+    def run(device):
+        model, x = convnet().to(device), on(device, split.images[:4].astype(np.float64))
+        result = RUBBISH[name](model, x, device=device, dtype=np.float64)
+        values = {key: value for key, value in vars(result).items() if value is not None and key != "flags"}
+        assert isinstance(values.pop("queries"), int)
+        values |= dict(result.flags)
+        assert {type(value) for value in values.values()} == {type(x)}
+        assert 0 <= result.rate <= 1
+        return {key: to_numpy(value) for key, value in values.items()}
+
+    host, device = both(run)
+    for key, value in host.items():
+        np.testing.assert_allclose(device[key], value, rtol=1e-6, atol=1e-8, err_msg=key)
 
 
 @pytest.mark.parametrize("kind", NORMS)

@@ -217,6 +217,16 @@ def test_the_model_is_evaluated_in_batches_of_at_most_at_once(solver):
     assert np.mean(sizes[1:-1]) > 5  # a slot that is free is taken at once
 
 
+def test_problems_that_are_solved_at_the_same_time_leave_their_places_to_the_next(solver):
+    """Twins ask their last questions together, and for a moment nobody is left."""
+    model, x = row_by_row(1), np.repeat(np.random.default_rng(1).random((1, 6)), 7, axis=0)
+    y = np.full(7, (int(to_numpy(model(x)).argmax(axis=1)[0]) + 1) % 3)
+    for at_once in (1, 2, 3):
+        result = lbfgs(model, x, y, targeted=True, solver=solver, searches=3, max_iterations=10, at_once=at_once)
+        assert {len(trials) for trials in result.trials} == {3}
+        assert (result.x_adv == result.x_adv[0]).all()
+
+
 def test_the_model_is_only_called_by_the_callers_thread(solver):
     threads, model = set(), row_by_row(0)
     lbfgs(lambda x: (threads.add(threading.get_ident()), model(x))[1], np.full((3, 6), 0.5), solver=solver, searches=1)
@@ -261,6 +271,13 @@ def test_what_is_kept_is_the_nearest_success_of_all_trials(solver):
         assert kept.distance == pytest.approx(result.distance[i], rel=1e-12)
         assert {t.target for t in trials} == set(range(4)) - {int(model(x).data[i].argmax())}
         assert all(isinstance(t.message, str) and t.evaluations >= 1 and t.residual >= 0 for t in trials)
+
+
+def test_a_first_step_is_no_longer_than_the_penalty_would_have_it():
+    """With a large lambda the objective is nearly lambda ||eta||^2, which -g / (2 lambda) minimises at once."""
+    (solution,) = solve("batched", lambda x: x @ np.array([[4.0, -4.0], [1.0, 2.0]]), np.array([[0.3, 0.6]]), [1], 1e5)
+    assert solution.evaluations <= 3
+    assert solution.converged
 
 
 def test_each_reason_to_stop_is_said():

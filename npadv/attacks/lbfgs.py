@@ -21,11 +21,13 @@ from typing import Any
 import numpy as np
 
 from npadv.attacks import lbfgs_batched, lbfgs_scipy
+from npadv.attacks.box import BoxProblem, Task
 from npadv.attacks.lbfgs_problem import Problem, Search, Trial
 from npadv.attacks.result import (
     AttackResult,
     Bounds,
     Model,
+    check_count,
     check_first_logits,
     check_inputs,
     check_targets,
@@ -34,7 +36,7 @@ from npadv.attacks.result import (
 from npadv.autodiff import no_record
 from npadv.backend import Array, like, to_numpy
 
-SOLVERS: dict[str, Callable[[Problem, Sequence[Search], int], None]] = {
+SOLVERS: dict[str, Callable[[BoxProblem[Any], Sequence[Task], int], None]] = {
     "scipy": lbfgs_scipy.solve,
     "batched": lbfgs_batched.solve,
 }
@@ -179,5 +181,4 @@ def _check_settings(
     if not 0 <= tolerance < float("inf"):
         raise ValueError(f"tolerance: expected a number of at least 0, got {tolerance!r}")
     for name, count in (("searches", searches), ("max_iterations", max_iterations), ("at_once", at_once)):
-        if not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"{name}: expected an integer of at least 1, got {count!r}")
+        check_count(name, count)

@@ -1,8 +1,8 @@
 """A projected L-BFGS that solves many problems at once: every step is an array operation over all of them.
 
 Each problem sits in a *slot*, a row of the arrays here, and goes its own way: its own step lengths, memory and end. A pass
-of the loop evaluates the model at one point for each slot, in one batch. A slot whose problem is solved takes its search's
-next one at once, and a slot whose search is over takes another search, so that the batch stays full.
+of the loop evaluates the model at one point for each slot, in one batch. A slot whose problem is solved takes its task's
+next one at once, and a slot whose task is done takes another task, so that the batch stays full.
 
 One iteration, for one problem (the projections and the rule for the step are Bertsekas's, 1982, "Projected Newton methods
 for optimization problems with simple constraints"; L-BFGS stands in for Newton's method):
@@ -21,10 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
-from npadv.attacks.lbfgs_problem import Problem, Search, Solution, rowdot
+from npadv.attacks.box import BoxProblem, Solution, Task, rowdot
 from npadv.backend import Array, like, to_numpy, xp_of
 
 MEMORY = 7  # pairs (s, y) of each problem
@@ -33,6 +34,9 @@ SHORTENINGS = 20  # of one step, before the search along it is given up
 PATIENCE = 5  # iterations over which an improvement is looked for
 STALLED = 5e-4  # the relative decrease below which there is none, unless the residual has halved
 CURVED = 1e-14  # the least s.y / y.y at which a pair tells of a positive curvature
+
+GAVE_UP = (3, 4)
+"""Which of the messages below say that the solver might have come further: the others tell of a minimum, or of a kink."""
 
 MESSAGES = (
     "still running",
@@ -44,20 +48,22 @@ MESSAGES = (
 )
 
 
-def solve(problem: Problem, searches: Sequence[Search], at_once: int) -> None:
-    """Conduct the searches to their ends, up to ``at_once`` of them side by side."""
-    queued = iter(searches)
+def solve(problem: BoxProblem[Any], tasks: Sequence[Task], at_once: int) -> None:
+    """Solve all the tasks' problems, up to ``at_once`` of them side by side."""
+    queued = iter(tasks)
     slots = Slots(problem, list(islice(queued, at_once)))
-    while slots.searches:
+    while slots.tasks:
         slots.advance(queued)
 
 
 class Slots:
-    """B problems in the midst of being solved; the attributes listed in ``ROWS`` are arrays with a row for each."""
+    """B problems in the midst of being solved.
+
+    The attributes listed in ``ROWS`` are arrays with a row for each, and so are those of ``given``, which are the problem's.
+    """
 
     ROWS = (
-        "centre",  # (B, D) the example
-        "x",  # (B, D) the best point so far; its objective, gradient and class are
+        "x",  # (B, D) the best point so far; its objective, gradient and what it has reached are
         "value",  # (B,)
         "gradient",  # (B, D)
         "reached",  # (B,)
@@ -66,8 +72,6 @@ class Slots:
         "trial",  # (B, D) the projection of x + alpha direction, to be evaluated next
         "pairs",  # (B, 2 M, D) M steps s, then M changes y; the k-th pair of all is at k mod M
         "known",  # (B,) how many pairs there have been
-        "weight",  # (B,) lambda
-        "target",  # (B,)
         "fresh",  # (B,) nothing has been evaluated yet
         "iterations",  # (B,)
         "shortened",  # (B,) how often this step has been
@@ -76,24 +80,24 @@ class Slots:
         "past_residual",  # (B,)
     )
 
-    def __init__(self, problem: Problem, searches: list[Search]) -> None:
-        self.problem, self.searches = problem, searches
-        n, m = len(searches), MEMORY
-        self.centre = problem.centres([search.example for search in searches])
-        xp = xp_of(self.centre)
-        self.x, self.gradient, self.direction, self.trial = (self.centre.copy() for _ in range(4))
-        self.pairs = xp.zeros((n, 2 * m, self.centre.shape[1]))
-        self.value, self.alpha, self.weight, self.past_value, self.past_residual = (xp.zeros(n) for _ in range(5))
-        counts = (xp.zeros(n, dtype=int) for _ in range(6))
-        self.reached, self.target, self.known, self.iterations, self.shortened, self.evaluations = counts
+    def __init__(self, problem: BoxProblem[Any], tasks: list[Task]) -> None:
+        self.problem, self.tasks = problem, tasks
+        n, m = len(tasks), MEMORY
+        self.given = problem.given(tasks)
+        start = self.given[0]
+        xp = xp_of(start)
+        self.x, self.gradient, self.direction, self.trial = (start.copy() for _ in range(4))
+        self.pairs = xp.zeros((n, 2 * m, start.shape[1]))
+        self.value, self.alpha, self.past_value, self.past_residual = (xp.zeros(n) for _ in range(4))
+        counts = (xp.zeros(n, dtype=int) for _ in range(5))
+        self.reached, self.known, self.iterations, self.shortened, self.evaluations = counts
         self.fresh = xp.zeros(n, dtype=bool)
         self._begin(list(range(n)))
 
-    def advance(self, queued: Iterator[Search]) -> None:
+    def advance(self, queued: Iterator[Task]) -> None:
         """Evaluate every slot's trial point; accept it or shorten the step to it; replace what is solved."""
         xp, problem = xp_of(self.x), self.problem
-        answer = problem.evaluate(self.trial, [search.example for search in self.searches], self.target)
-        value, gradient = problem.objective(self.trial, self.centre, self.weight, answer.losses, answer.gradients)
+        value, gradient, reached = problem.evaluate(self.trial, self.tasks, self.given)
         self.evaluations += 1
 
         step = self.trial - self.x
@@ -110,17 +114,17 @@ class Slots:
         self.x = xp.where(keep, self.x, self.trial)
         self.gradient = xp.where(keep, self.gradient, gradient)
         self.value = xp.where(accepted, value, self.value)
-        self.reached = xp.where(accepted, answer.classes, self.reached)
+        self.reached = xp.where(accepted, reached, self.reached)
         self.direction = xp.where(keep, self.direction, self._directions())
         self.alpha = xp.where(accepted, 1.0, shorter)
         self.shortened = xp.where(accepted, 0, self.shortened + 1)
         self.iterations += stepped
         self.fresh = xp.zeros_like(self.fresh)
 
-        residual = problem.residual(self.x, self.gradient)
+        residual = problem.residual(self.x, self.gradient, problem.box(self.given))
         reasons = self._reasons(accepted, ended, residual)
         self._replace(to_numpy(reasons), residual, queued)
-        self.trial = xp.clip(self.x + self.alpha[:, None] * self.direction, problem.low, problem.high)
+        self.trial = xp.clip(self.x + self.alpha[:, None] * self.direction, *problem.box(self.given))
 
     def _reasons(self, accepted: Array, ended: Array, residual: Array) -> Array:
         """Return for each slot the number of the message with which it stops, 0 to go on."""
@@ -162,7 +166,8 @@ class Slots:
         the loops then run over small matrices, and a second product puts the direction together.
         """
         xp, m = xp_of(self.x), MEMORY
-        free = ~self.problem.blocked(self.x, self.gradient)
+        box = self.problem.box(self.given)
+        free = ~self.problem.blocked(self.x, self.gradient, box)
         g = xp.where(free, self.gradient, 0.0)
         cut = xp.concatenate([self.pairs[:, m:] * free[:, None, :], g[:, None, :]], axis=1)  # (B, M + 1, D)
         products = self.pairs @ cut.transpose(0, 2, 1)  # (B, 2 M, M + 1): s and y by y and g
@@ -178,10 +183,7 @@ class Slots:
         valid = (age < self.known[:, None]) & (curvature > CURVED * size)
         rho = xp.where(valid, 1 / xp.where(valid, curvature, 1.0), 0.0)  # 0 leaves a pair out
 
-        # Where there is no pair, a step of length 1, or as far as the penalty alone would want it.
-        first = 1 / xp.maximum(xp.sqrt(rowdot(g, g)), np.finfo(float).tiny)
-        if self.problem.squared:
-            first = xp.minimum(first, 1 / (2 * xp.maximum(self.weight, np.finfo(float).tiny)))
+        first = self.problem.first_step(xp.sqrt(rowdot(g, g)), self.given)  # where there is no pair
         newest = valid.argmax(axis=1)[:, None]
         s_y, y_y = (xp.take_along_axis(a, newest, axis=1)[:, 0] for a in (curvature, size))
         known = valid.any(axis=1)
@@ -199,54 +201,68 @@ class Slots:
         d = xp.where(free, -gamma[:, None] * g - (shares[:, None, :] @ self.pairs)[:, 0], 0.0)
 
         # The projection can turn a direction that leads down into one that does not; it cannot do so to -g.
-        moved = xp.clip(self.x + d, self.problem.low, self.problem.high) - self.x
+        moved = xp.clip(self.x + d, *box) - self.x
         return xp.where((rowdot(moved, g) < 0)[:, None], d, -first[:, None] * g)
 
     # From one problem to the next ---------------------------------------------------------------------------------------
 
-    def _replace(self, reasons: np.ndarray, residual: Array, queued: Iterator[Search]) -> None:
+    def _replace(self, reasons: np.ndarray, residual: Array, queued: Iterator[Task]) -> None:
         """Conclude what is solved, and begin in its slots what comes next; give up the slots for which nothing does."""
         done = np.flatnonzero(reasons)
         if not len(done):
             return
         rows = like(done, self.x)
-        arrays = (self.x, self.value, residual, self.reached, self.evaluations)
+        arrays = (self.x, self.value, residual, self.reached, self.iterations, self.evaluations)
         begun, left = [], []
-        for i, point, value, distance, reached, evaluations in zip(
+        for i, point, value, distance, *counts in zip(
             done.tolist(), *(to_numpy(array[rows]) for array in arrays), strict=True
         ):
-            message = MESSAGES[reasons[i]]
-            solution = Solution(point, float(value), float(distance), int(reached), int(evaluations), message)
-            self.problem.conclude(self.searches[i], solution)
-            following = self.searches[i] if self.searches[i].left else next(queued, None)
+            reached, iterations, evaluations = map(int, counts)
+            solution = Solution(
+                point=point,
+                objective=float(value),
+                residual=float(distance),
+                reached=reached,
+                iterations=iterations,
+                evaluations=evaluations,
+                message=MESSAGES[reasons[i]],
+                converged=reasons[i] not in GAVE_UP,
+            )
+            self.problem.conclude(self.tasks[i], solution)
+            following = self.tasks[i] if self.tasks[i].left else next(queued, None)
             if following is None:
                 left.append(i)
             else:
-                self.searches[i] = following
+                self.tasks[i] = following
                 begun.append(i)
         self._begin(begun)
         for i in reversed(left):  # the last slot moves to the place of the one that goes
-            last = self.searches.pop()
-            if i < len(self.searches):
-                self.searches[i] = last
+            last = self.tasks.pop()
+            if i < len(self.tasks):
+                self.tasks[i] = last
             for name in self.ROWS:
-                array = getattr(self, name)
-                array[i] = array[-1]
-                setattr(self, name, array[:-1])
+                setattr(self, name, _moved_down(getattr(self, name), i))
+            self.given = tuple(_moved_down(array, i) for array in self.given)
 
     def _begin(self, slots: list[int]) -> None:
-        """Set slots to the start of their searches' present problems."""
+        """Set slots to the start of their tasks' present problems."""
         if not slots:
             return
-        searches, rows = [self.searches[i] for i in slots], like(np.array(slots), self.x)
-        self.centre[rows] = self.x[rows] = self.problem.centres([search.example for search in searches])
-        self.weight[rows] = like(np.array([search.weight for search in searches]), self.x)
-        self.target[rows] = like(np.array([search.target for search in searches]), self.x)
+        rows, given = like(np.array(slots), self.x), self.problem.given([self.tasks[i] for i in slots])
+        for array, new in zip(self.given, given, strict=True):
+            array[rows] = new
+        self.x[rows] = given[0]
         for array in (self.gradient, self.direction, self.pairs, self.value):
             array[rows] = 0.0
         for count in (self.known, self.iterations, self.shortened, self.evaluations):
             count[rows] = 0
         self.fresh[rows] = True
+
+
+def _moved_down(array: Array, row: int) -> Array:
+    """Return an array without its last row, which has taken the place of another."""
+    array[row] = array[-1]
+    return array[:-1]
 
 
 def _shortening(rise: Array, promised: Array) -> Array:

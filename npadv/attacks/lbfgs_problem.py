@@ -1,25 +1,26 @@
-"""What both solvers of the L-BFGS attack work on: the objective over a box, and the search for lambda around it.
+"""The L-BFGS attack's objective, and the search for lambda around it.
 
 For an example c, a class t and a weight lambda, the inner problem is
 
     minimise over x    lambda * ||x - c||_2^2 + J(x, t)    subject to  low <= x <= high        [WG] 1.2
 
-or the same with the norm not squared ([SYN] eq. 1). Its solutions meet the Karush-Kuhn-Tucker conditions: where a pixel
-is free the objective is flat, and where it lies on the box the objective falls only outwards. Both at once: a step against
-the gradient, projected back onto the box, goes nowhere. How far it goes is the *residual*.
+or the same with the norm not squared ([SYN] eq. 1). How it is solved, and what the residual of a solution is, is said in
+``box.py``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from npadv import ops
-from npadv.attacks.result import Bounds, Model, check_gradient, check_logits, input_gradient
-from npadv.autodiff import Tensor, value_of
+from npadv.attacks.box import Answer, Box, BoxProblem, Given, Solution, rowdot
+from npadv.attacks.result import Bounds, Model, check_logits
+from npadv.autodiff import value_of
 from npadv.backend import Array, like, to_numpy, xp_of
 from npadv.functional import cross_entropy
 
@@ -39,25 +40,6 @@ class Trial(NamedTuple):
     evaluations: int  # of the model: its gradient, or its class alone
     message: str  # why the solver stopped
     residual: float  # the largest element of P(x - gradient) - x, P being the projection onto the box
-
-
-class Solution(NamedTuple):
-    """Where a solver stopped: for one problem, on the host."""
-
-    point: np.ndarray  # (D,) float64
-    objective: float
-    residual: float
-    reached: int  # the class there
-    evaluations: int
-    message: str
-
-
-class Answer(NamedTuple):
-    """What the model says of B points: J and its gradient in float64, and the classes."""
-
-    losses: Array  # (B,)
-    gradients: Array  # (B, D)
-    classes: Array  # (B,)
 
 
 @dataclass
@@ -96,8 +78,8 @@ class Search:
             )  # of the product, the root might under- or overflow
 
 
-class Problem:
-    """A model around N examples: evaluates it at many points at once, and knows the box and the penalty.
+class Problem(BoxProblem[Search]):
+    """A model around N examples, the box and the penalty.
 
     Parameters
     ----------
@@ -105,43 +87,37 @@ class Problem:
         As the attack was given them.
     squared : bool
         Whether the penalty is lambda times the squared norm.
-    tolerance : float
-        The residual at which a solver may stop.
-    max_iterations : int
-        After which it has to.
+    tolerance, max_iterations
+        When a solver may stop, and when it has to.
     """
 
     def __init__(
         self, model: Model, x: Array, bounds: Bounds, *, squared: bool, tolerance: float, max_iterations: int
     ) -> None:
-        self.model, self.x, self.bounds, self.squared = model, x, bounds, squared
-        self.tolerance, self.max_iterations = tolerance, max_iterations
-        # The box in the examples' own precision: float32's nearest number to 0.1 is above 0.1.
-        self.low, self.high = (float(x.dtype.type(bound)) for bound in bounds)
-        # The least relative decrease worth another iteration. J is computed in the dtype of x, and so is its noise.
-        self.least_decrease = 10 * float(np.finfo(x.dtype).eps)
-        self.not_finite = np.zeros(len(x), bool)  # the examples for which a gradient was not
+        super().__init__(x, tolerance=tolerance, max_iterations=max_iterations)
+        self.model, self.squared = model, squared
+        # In the examples' own precision: float32's nearest number to 0.1 is above 0.1.
+        low, high = (float(x.dtype.type(bound)) for bound in bounds)
+        self.ends = low, high
 
-    def centres(self, examples: list[int]) -> Array:
-        """Return the examples in float64, one a row: (B, D)."""
-        return self.x[like(np.array(examples), self.x)].reshape(len(examples), -1).astype(np.float64)
+    def given(self, tasks: Sequence[Search]) -> Given:
+        """Return the searches' examples (B, D), lambdas (B,) and target classes (B,)."""
+        weights = like(np.array([search.weight for search in tasks]), self.x)
+        return self.centres(tasks), weights, like(np.array([search.target for search in tasks]), self.x)
 
-    def evaluate(self, points: Array, examples: list[int], targets: Array) -> Answer:
-        """Ask the model about B points, (B, D) in float64, each on behalf of an example and with a target class."""
-        inputs = Tensor(self.cast(points).reshape(-1, *self.x.shape[1:]), requires_grad=True)
+    def box(self, given: Given) -> Box:
+        """Return the ends of the box, the same for all."""
+        return self.ends
+
+    def evaluate(self, points: Array, tasks: Sequence[Search], given: Given) -> Answer:
+        """Ask the model about B points, each on behalf of a search; what is reached is a class."""
+        centres, weights, targets = given
+        inputs = self.inputs(points)
         logits = self.model(inputs)
         classes = check_logits(logits, len(points)).argmax(axis=1)
         losses = cross_entropy(logits, targets, reduction="none")
-        g, flags = check_gradient(input_gradient(ops.sum(losses), inputs))  # of the sum: no row knows of the others
-        if bool(flags["non_finite_gradient"].any()):
-            self.not_finite[np.array(examples)[to_numpy(flags["non_finite_gradient"])]] = True
-        return Answer(
-            value_of(losses).astype(np.float64), g.reshape(len(points), -1).astype(np.float64, copy=False), classes
-        )
-
-    def cast(self, points: Array) -> Array:
-        """Return points in the examples' dtype: what the model sees, and what the attack returns."""
-        return points.astype(self.x.dtype)
+        g = self.differentiate(ops.sum(losses), inputs, tasks)  # of the sum: no row knows of the others
+        return Answer(*self.objective(points, centres, weights, value_of(losses).astype(np.float64), g), classes)
 
     def objective(
         self, points: Array, centres: Array, weights: Array, losses: Array, gradients: Array
@@ -160,38 +136,51 @@ class Problem:
         moved = length > 0
         gradients = gradients + (weights / xp.where(moved, length, 1))[:, None] * eta
         if not bool(moved.all()):
-            followed = xp.where(self.blocked(points, gradients), 0, gradients)
+            followed = xp.where(self.blocked(points, gradients, self.ends), 0, gradients)
             steepness = xp.sqrt(rowdot(followed, followed))
             share = xp.maximum(1 - weights / xp.where(steepness > 0, steepness, 1), 0)
             gradients = xp.where(moved[:, None], gradients, share[:, None] * gradients)
         return weights * length + losses, gradients
 
-    def blocked(self, point: Array, gradient: Array) -> Array:
-        """Tell which pixels lie on the box and would leave it on a step against the gradient."""
-        return ((point <= self.low) & (gradient > 0)) | ((point >= self.high) & (gradient < 0))
+    def first_step(self, steepness: Array, given: Given) -> Array:
+        """Return a step of length 1, or as far as the penalty alone would want it."""
+        first = super().first_step(steepness, given)
+        if not self.squared:
+            return first
+        xp, weights = xp_of(steepness), given[1]
+        return xp.minimum(first, 1 / (2 * xp.maximum(weights, np.finfo(float).tiny)))
 
-    def residual(self, point: Array, gradient: Array) -> Array:
-        """Return how far a step against the gradient goes within the box, in its longest element: (B,)."""
-        xp = xp_of(point)
-        return xp.abs(xp.clip(point - gradient, self.low, self.high) - point).max(axis=1)
+    def smooth_start(
+        self, start: np.ndarray, objective: Callable[[np.ndarray], tuple[float, np.ndarray]]
+    ) -> np.ndarray:
+        """Return the example, or a point below it where the norm without its square has a gradient.
 
-    def conclude(self, search: Search, solution: Solution) -> None:
+        At the example itself the subgradient leads down, but only straight along it; SciPy bends its first step at the
+        box. The example is returned where it is the minimum.
+        """
+        if self.squared:
+            return start
+        value, g = objective(start)
+        step = 1 / max(float(np.linalg.norm(g)), np.finfo(float).tiny)
+        while self.residual(start[None], step * g[None], self.ends)[0] > 0:
+            point: np.ndarray = np.clip(start - step * g, *self.ends)
+            if objective(point)[0] < value + 1e-4 * float(g @ (point - start)):
+                return point
+            step /= 4
+        return start
+
+    def conclude(self, task: Search, solution: Solution) -> None:
         """Hand a solution to the search that asked for it."""
         point = self.cast(solution.point)
-        centre = to_numpy(self.x[search.example]).ravel().astype(np.float64)
+        centre = to_numpy(self.x[task.example]).ravel().astype(np.float64)
         trial = Trial(
-            search.target,
-            search.weight,
+            task.target,
+            task.weight,
             solution.objective,
             float(np.linalg.norm(point - centre)),
-            solution.reached == search.target,
+            solution.reached == task.target,
             solution.evaluations,
             solution.message,
             solution.residual,
         )
-        search.record(trial, point)
-
-
-def rowdot(a: Array, b: Array) -> Array:
-    """Return the inner products of the rows: (B, D) twice gives (B,), each row's by itself."""
-    return (a[:, None, :] @ b[:, :, None])[:, 0, 0]
+        task.record(trial, point)

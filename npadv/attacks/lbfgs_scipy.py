@@ -19,30 +19,30 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.lbfgs_problem import Problem, Search, Solution
+from npadv.attacks.box import BoxProblem, Solution, Task
 from npadv.backend import like, to_numpy
 
-Reply = tuple[float, np.ndarray, int]  # the objective at a point, its gradient, the point's class
+Reply = tuple[float, np.ndarray, int]  # the objective at a point, its gradient, what the point has reached
 Ask = Callable[[np.ndarray], Reply]
 
 
-def solve(problem: Problem, searches: Sequence[Search], at_once: int) -> None:
-    """Conduct the searches to their ends, up to ``at_once`` of them side by side."""
-    if len(searches) == 1 or at_once == 1:
-        for search in searches:
-            conduct(problem, search, partial(_answer, problem, search))
+def solve(problem: BoxProblem[Any], tasks: Sequence[Task], at_once: int) -> None:
+    """Solve all the tasks' problems, up to ``at_once`` of them side by side."""
+    if len(tasks) == 1 or at_once == 1:
+        for task in tasks:
+            conduct(problem, task, partial(_answer, problem, task))
         return
-    queued: Iterator[Search] = iter(searches)
-    running: list[tuple[Search, Paused]] = []
+    queued: Iterator[Task] = iter(tasks)
+    running: list[tuple[Task, Paused]] = []
     try:
         while True:
-            for search in islice(queued, at_once - len(running)):
-                running.append((search, Paused(partial(conduct, problem, search))))
-                running[-1][1].resume()
-            running = [(search, solver) for search, solver in running if not solver.ended]
+            running = [(task, solver) for task, solver in running if not solver.ended]
+            for task in islice(queued, at_once - len(running)):
+                running.append((task, Paused(partial(conduct, problem, task))))
+                running[-1][1].resume()  # up to its first question: each has one
             if not running:
                 return
-            answers = _answers(problem, [search for search, _ in running], [solver.question for _, solver in running])
+            answers = _answers(problem, [task for task, _ in running], [solver.question for _, solver in running])
             for (_, solver), answer in zip(running, answers, strict=True):
                 solver.resume(answer)
     finally:  # also for an exception of the model, and for Ctrl-C
@@ -50,69 +50,53 @@ def solve(problem: Problem, searches: Sequence[Search], at_once: int) -> None:
             solver.close()
 
 
-def conduct(problem: Problem, search: Search, ask: Ask) -> None:
-    """Solve one problem after another until the search is over, asking for all that must be known of the model."""
-    centre = to_numpy(problem.centres([search.example]))[0]
-    while search.left:
-        problem.conclude(search, _minimize(problem, centre, ask))
+def conduct(problem: BoxProblem[Any], task: Task, ask: Ask) -> None:
+    """Solve one problem after another until the task has no more, asking for all that must be known of the model."""
+    while task.left:
+        problem.conclude(task, _minimize(problem, task, ask))
 
 
-def _minimize(problem: Problem, centre: np.ndarray, ask: Ask) -> Solution:
+def _minimize(problem: BoxProblem[Any], task: Task, ask: Ask) -> Solution:
     from scipy.optimize import Bounds, minimize  # imported when used: it takes longer than all of npadv
 
-    asked, last, reached = 0, centre, -1  # how often; the last point, and its class
+    given = problem.given([task])
+    low, high = (end if isinstance(end, float) else to_numpy(end)[0] for end in problem.box(given))
+    start = to_numpy(given[0])[0]
+    asked, last, slope, reached = 0, start, start, -1  # how often; the last point, its gradient and what it reached
 
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal asked, last, reached
+        nonlocal asked, last, slope, reached
         last = point.copy()  # SciPy may go on in the same memory
-        value, gradient, reached = ask(last)
+        value, slope, reached = ask(last)
         asked += 1
-        return value, gradient
+        return value, slope
 
     solution = minimize(
         objective,
-        centre if problem.squared else _off_the_kink(problem, centre, objective),
+        problem.smooth_start(start, objective),
         jac=True,
         method="L-BFGS-B",
-        bounds=Bounds(problem.low, problem.high),
+        bounds=Bounds(low, high),
         options={"maxiter": problem.max_iterations, "gtol": problem.tolerance, "ftol": problem.least_decrease},
     )
     if not np.array_equal(solution.x, last):  # a line search that failed goes back to where it began
         objective(solution.x)
-    residual = float(problem.residual(solution.x[None], solution.jac[None])[0])
-    return Solution(solution.x, float(solution.fun), residual, reached, asked, str(solution.message))
+    residual = float(problem.residual(solution.x[None], slope[None], (low, high))[0])
+    steps = int(solution.get("nit", 0))  # where the box is a point, SciPy has nothing to count
+    return Solution(
+        solution.x, float(solution.fun), residual, reached, steps, asked, str(solution.message), bool(solution.success)
+    )
 
 
-def _off_the_kink(problem: Problem, centre: np.ndarray, objective: Callable[[np.ndarray], Any]) -> np.ndarray:
-    """Return a point below the example, where the norm without its square has a gradient.
-
-    At the example itself the subgradient leads down, but only straight along it; SciPy bends its first step at the box.
-    The centre is returned where it is the minimum.
-    """
-    value, g = objective(centre)
-    step = 1 / max(float(np.linalg.norm(g)), np.finfo(float).tiny)
-    while problem.residual(centre[None], step * g[None])[0] > 0:
-        point: np.ndarray = np.clip(centre - step * g, problem.low, problem.high)
-        if objective(point)[0] < value + 1e-4 * float(g @ (point - centre)):
-            return point
-        step /= 4
-    return centre
+def _answer(problem: BoxProblem[Any], task: Task, point: np.ndarray) -> Reply:
+    return _answers(problem, [task], [point])[0]
 
 
-def _answer(problem: Problem, search: Search, point: np.ndarray) -> Reply:
-    return _answers(problem, [search], [point])[0]
-
-
-def _answers(problem: Problem, searches: list[Search], points: list[np.ndarray]) -> list[Reply]:
-    """Return what each search's solver wants to know of its point, from one evaluation of the model."""
-    examples = [search.example for search in searches]
-    batch = like(np.stack(points), problem.x)
-    weights = like(np.array([search.weight for search in searches]), problem.x)
-    targets = like(np.array([search.target for search in searches]), problem.x)
-    losses, g, classes = problem.evaluate(batch, examples, targets)
-    values, gradients = problem.objective(batch, problem.centres(examples), weights, losses, g)
-    values, gradients, classes = (to_numpy(a) for a in (values, gradients, classes))
-    return list(zip(values.tolist(), gradients, classes.tolist(), strict=True))
+def _answers(problem: BoxProblem[Any], tasks: list[Task], points: list[np.ndarray]) -> list[Reply]:
+    """Return what each task's solver wants to know of its point, from one evaluation of the model."""
+    answer = problem.evaluate(like(np.stack(points), problem.x), tasks, problem.given(tasks))
+    values, gradients, reached = (to_numpy(a) for a in answer)
+    return list(zip(values.tolist(), gradients, reached.tolist(), strict=True))
 
 
 class _Closed(BaseException):

@@ -18,7 +18,7 @@ from npadv.autodiff import no_record
 from npadv.backend import Array, like, to_numpy
 from npadv.files import load_arrays, save_arrays
 from npadv.functional import check_labels
-from npadv.train import interrupts_held
+from npadv.progress import interrupts_held
 
 Oracle = Callable[[Any], Any]
 """Maps a batch (N, ...) to labels (N,), integers."""

@@ -119,18 +119,33 @@ def check_inputs(x: Any, *, eps: float | None = None, kind: str = "linf", bounds
     low, high = bounds
     if not low < high:
         raise ValueError(f"bounds: expected (low, high) with low < high, got {bounds!r}")
-    if isinstance(x, Tensor) or not is_array(x):
-        raise ValueError(f"x: expected a NumPy or CuPy array, got {type(x).__name__}")
-    if x.ndim < 2:
-        raise ValueError(f"x: expected a batch (N, ...) of examples, got shape {x.shape}; one example is x[None]")
+    check_batch("x", x)
     if x.dtype.kind != "f":
         raise ValueError(f"x: expected floating-point values in {bounds}, got dtype {x.dtype}")
+    check_in_box("x", x, bounds)
+
+
+def check_batch(name: str, x: Any) -> None:
+    """Raise a ValueError unless an argument is an array (N, ...) of one example or more."""
+    if isinstance(x, Tensor) or not is_array(x):
+        raise ValueError(f"{name}: expected a NumPy or CuPy array, got {type(x).__name__}")
+    if x.ndim < 2:
+        raise ValueError(
+            f"{name}: expected a batch (N, ...) of examples, got shape {x.shape}; one example is {name}[None]"
+        )
     if x.size == 0:
-        raise ValueError(f"x: expected at least one example, got an empty batch of shape {x.shape}")
+        raise ValueError(f"{name}: expected at least one example, got an empty batch of shape {x.shape}")
+
+
+def check_in_box(name: str, x: Array, bounds: Bounds) -> None:
+    """Raise a ValueError unless an argument's values are finite and within the box."""
+    low, high = bounds
     if not bool(xp_of(x).isfinite(x).all()):
-        raise ValueError("x: expected finite values, got NaN or infinity")
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
     if x.min() < low or x.max() > high:  # compared in x's precision, in which the nearest number to 0.3 is 0.3
-        raise ValueError(f"x: expected values in the box [{low}, {high}], got {float(x.min()):g} to {float(x.max()):g}")
+        raise ValueError(
+            f"{name}: expected values in the box [{low}, {high}], got {float(x.min()):g} to {float(x.max()):g}"
+        )
 
 
 def check_logits(output: Any, n: int) -> Array:
@@ -168,16 +183,18 @@ def check_targets(y: Any, logits: Array, *, targeted: bool) -> Array:
     return check_labels(like(y, logits), logits.shape[1], logits.shape[0], name="y")
 
 
-def input_gradient(loss: Any, x: Tensor, cotangent: Array | None = None) -> Array:
+def input_gradient(
+    loss: Any, x: Tensor, cotangent: Array | None = None, *, expected: str = "model: expected logits"
+) -> Array:
     """Return the loss's gradient in x, or raise a ValueError if the model left the tape on the way from one to the other.
 
-    With a ``cotangent``, ``loss`` may be any output, weighted by it.
+    With a ``cotangent``, ``loss`` may be any output, weighted by it; ``expected`` says in the error what it should be.
     """
     try:
         return grad(loss, x, cotangent)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"model: expected logits computed from the Tensor x by npadv's operations, not from its data ({error})"
+            f"{expected} computed from the Tensor x by npadv's operations, not from its data ({error})"
         ) from error
 
 
