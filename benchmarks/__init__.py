@@ -5,6 +5,7 @@
     python -m benchmarks cpu --only c1 f        # some rows, printed only
     python -m benchmarks cpu --check            # three runs; fails where a ratio exceeds its bar in two of them
     python -m benchmarks attacks --only lbfgs   # the attacks beside the way they are usually computed; printed only
+    python -m benchmarks attacks --only jsma    # and beside other libraries' (pip install -e ".[peers]")
     python -m benchmarks draw                   # redraws benchmarks/speed/cpu.png from the JSON
 
 **Reading the figures.** A ratio is npadv's time over PyTorch's: below 1 npadv is faster. Both are eager float32 with the same
@@ -26,7 +27,8 @@ tuned`` with images and filters in the channels_last order and with glibc told t
   attacks do what npadv's do (the same forward passes, the same report) but for npadv's checks of its input.
 - A single convolution gets its images in the memory order in which the library itself would have them.
 
-**Where things are.** ``attacks.py`` is a command of its own; all else belongs to ``cpu``.
+**Where things are.** ``attacks.py`` and ``attacks_peers.py`` are a command of their own, with ``sides/victims.py`` and the
+sides of foolbox, torchattacks and the Adversarial Robustness Toolbox; all else belongs to ``cpu``.
 ``workloads.py`` is the table of what is compared; ``sides/`` does it in each library; ``problems.py`` is
 what all start from; ``worker.py`` and ``process.py`` are the two ends of a pipe; ``timing.py`` the rounds and the ratios;
 ``compare.py`` runs rows, ``figures.py`` what has no bar; ``table.py`` and ``draw.py`` show them. ``results/`` holds training

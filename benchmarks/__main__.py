@@ -56,7 +56,12 @@ def build_parser() -> argparse.ArgumentParser:
     attacks.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="some of them")
     attacks.add_argument("--batch", type=int, default=256, help="images attacked together (default: %(default)s)")
     attacks.add_argument("--images", type=int, default=8, help="images for the slow side (default: %(default)s)")
-    attacks.add_argument("--output", type=Path, metavar="FILE", help="where results go, as JSON (default: nowhere)")
+    attacks.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where results go, as JSON; other parts in it stay (default: nowhere)",
+    )
     attacks.set_defaults(run=_attacks)
     draw = commands.add_parser("draw", help="redraw the picture from results")
     draw.add_argument("--input", type=Path, default=RESULTS, metavar="FILE", help="results (default: speed/cpu.json)")
@@ -148,11 +153,18 @@ def _attacks(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
     settings = {"batch": arguments.batch, "images": arguments.images}
-    results: dict[str, Any] = {"settings": settings, **environment()}
+    place, results = arguments.output, {}
+    if place is not None and place.exists():
+        results = json.loads(place.read_text("utf-8"))  # a part that is measured again replaces what it was
     for name in arguments.only:
-        results[name] = PARTS[name](**settings, say=_print)
-    if arguments.output is not None:
-        write_json(arguments.output, tidy(results))
+        rows = PARTS[name](**settings, say=_print)
+        facts = environment()
+        for row in rows:
+            facts["versions"] |= row.pop("versions", {})
+        results[name] = rows
+        results.setdefault("runs", {})[name] = {"settings": settings, **facts}
+        if place is not None:
+            write_json(place, tidy(results))
     return 0
 
 

@@ -4,17 +4,20 @@
 same model, weights, precision and outer search, written out below as one would without npadv's attack. Time is per image,
 since the slow side gets fewer of them: its rate does not depend on how many. Beside the times stand what they bought: the
 mean distance found (images that all ways attacked), and how often the model was asked about an image.
+
+**fgsm, pgd, jsma, linearized, carlini_wagner.** Beside other libraries': see ``attacks_peers.py``.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import problems
+from benchmarks import attacks_peers, problems
 from npadv import Tensor, grad, no_record
 from npadv.attacks import lbfgs
 from npadv.blas import threads
@@ -161,4 +164,7 @@ def one_at_a_time(model: Any, x: np.ndarray, targets: Sequence[int] | np.ndarray
     return distances, evaluations
 
 
-PARTS: dict[str, Callable[..., list[dict[str, Any]]]] = {"lbfgs": run_lbfgs}
+PARTS: dict[str, Callable[..., list[dict[str, Any]]]] = {
+    "lbfgs": run_lbfgs,
+    **{part: functools.partial(attacks_peers.run, part) for part in attacks_peers.DUELS},
+}

@@ -79,6 +79,8 @@ class Worker:
         Seconds within which it must answer.
     """
 
+    extra = "bench"  # of this package: what installs the libraries that a side needs
+
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], *, limit: float = 600.0
     ) -> None:
@@ -143,7 +145,7 @@ class Worker:
             raise WorkerError(f"{self.name}, asked to {about}: expected a line of JSON, got {line[:80]!r}")
         if "missing" in answer:
             raise MissingLibraryError(
-                f'{self.name} needs {answer["missing"]}, which is missing; run: pip install -e ".[bench]"'
+                f'{self.name} needs {answer["missing"]}, which is missing; run: pip install -e ".[{self.extra}]"'
             )
         if "skip" in answer:
             raise UnsupportedError(f"{self.name}: {answer['skip']}")

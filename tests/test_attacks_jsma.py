@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import seeds
 
+from npadv import ops
 from npadv.attacks import JSMAResult, jsma
 from npadv.attacks.jsma import best_pairs, best_pixels
 
@@ -132,6 +133,25 @@ def test_untargeted_the_predicted_class_is_left(rng):
     result = jsma(model, x, pixels=8)
     assert result.success.mean() > 0.5
     assert (result.distance[result.success] > 0).all()
+
+
+def test_those_who_arrive_early_leave_the_others_as_they_were():
+    rng = np.random.default_rng(1)
+    w, v = rng.normal(size=(12, 16)), rng.normal(size=(16, 3))
+
+    def bent(x):
+        return ops.maximum(x @ w, 0.0) @ v  # another gradient for each example
+
+    x, y = rng.random((12, 12)), rng.integers(0, 3, 12)
+    together = jsma(bent, x, y, theta=0.2, pixels=12, targeted=True)
+    arrived = together.success & ~together.flags["already_wrong"]
+    assert len(set(together.queries[arrived])) > 2
+    first = np.where(arrived, together.queries, 99).argmin()
+    assert together.queries[first + 1 :].max() > together.queries[first]  # some behind it in the batch go on
+    for i in range(12):
+        alone = jsma(bent, x[i : i + 1], y[i : i + 1], theta=0.2, pixels=12, targeted=True)
+        np.testing.assert_allclose(together.x_adv[i], alone.x_adv[0], rtol=0, atol=1e-12)
+        assert together.queries[i] == alone.queries[0]
 
 
 def test_queries_are_counted_as_they_are_made(rng):

@@ -105,6 +105,21 @@ def test_targets_are_reached_and_for_two_classes_at_the_distance_of_the_boundary
         np.testing.assert_array_equal(b.prediction, target)
 
 
+def parabola(x):
+    """Return logits of two classes that meet where x_1 = 0.4 + 2 (x_0 - 0.2)^2."""
+    u = x @ np.array([[1.0], [0.0]]) - 0.2
+    return (2 * u * u + 0.4 - x @ np.array([[0.0], [1.0]])) @ np.array([[1.0, 0.0]])
+
+
+def test_the_last_step_goes_along_a_boundary_that_bends():
+    x, t = np.array([[0.5, 0.2], [0.35, 0.05]]), np.linspace(0, 1, 100_001)
+    nearest = [np.sqrt((t - a) ** 2 + (2 * (t - 0.2) ** 2 + 0.4 - b) ** 2).min() for a, b in x]
+    result = linearized(parabola, x, steps=30)
+    assert result.success.all()
+    assert (result.distance / nearest < [1.025, 1.01]).all()  # 1.034 and 1.020 without it
+    assert (result.distance / nearest >= 1 - 1e-9).all()
+
+
 def test_an_example_that_is_where_it_should_be_is_left_alone(rng):
     model, x = network(rng), rng.random((4, 1, 2, 2), np.float32)
     own = model(x).data.argmax(axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,8 @@ def start(*, threads: int) -> dict[str, str]:
     return {"npadv": npadv.__version__, "numpy": np.__version__}
 
 
-def build(network: str) -> nn.Sequential:
-    """Return a network with the weights that all sides start from."""
+def build(network: str, weights: Sequence[np.ndarray] | None = None) -> nn.Sequential:
+    """Return a network with the weights that all sides start from, or with others."""
     rng = np.random.default_rng(0)
     widths = problems.widths(network)
     if widths is not None:
@@ -52,7 +52,7 @@ def build(network: str) -> nn.Sequential:
             nn.ReLU(),
             nn.Dense(200, 10, rng=rng),
         )
-    for parameter, values in zip(model.parameters(), problems.weights(network), strict=True):
+    for parameter, values in zip(model.parameters(), weights or problems.weights(network), strict=True):
         parameter.assign(values.reshape(parameter.shape))
     return model
 

@@ -7,7 +7,7 @@ prefers (and the worker is started with glibc's thresholds raised, so that activ
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,8 +98,8 @@ def _relu_network(widths: list[int]) -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-def build(network: str) -> nn.Module:
-    """Return a network with the weights that all sides start from."""
+def build(network: str, weights: Sequence[np.ndarray] | None = None) -> nn.Module:
+    """Return a network with the weights that all sides start from, or with others."""
     widths = problems.widths(network)
     model = (
         _relu_network(widths)
@@ -107,7 +107,7 @@ def build(network: str) -> nn.Module:
         else {"maxout": Maxout, "convnet": _convnet, "syn_convnet": SynConvnet}[network]()
     )
     with torch.no_grad():
-        for parameter, values in zip(model.parameters(), problems.weights(network), strict=True):
+        for parameter, values in zip(model.parameters(), weights or problems.weights(network), strict=True):
             # PyTorch's dense weights are (out, in).
             parameter.copy_(torch.from_numpy(values.T if values.ndim == 2 else values))
     return model.to(memory_format=FORMAT)

@@ -35,13 +35,15 @@ from npadv.attacks.result import (
     conclude,
     input_gradient,
     look,
-    predict,
 )
-from npadv.autodiff import Tensor
+from npadv.autodiff import Tensor, value_of
 from npadv.backend import Array, like, to_numpy, xp_of
 
 CHUNK = 1 << 22
 """Pairs compared at a time: 32 MiB of numbers."""
+
+FEW = 8
+"""Pixels whose pairs show how good the best will be at least."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,9 @@ def jsma(
     Returns
     -------
     JSMAResult
-        ``distance`` counts the changed pixels; 2 queries an example, and 2 more for each step that found its pixels
-        (1 for one that did not). ``flags["not_converged"]``:
-        the budget was spent, or no pixel (pair) was left that helps, before the class changed. The search for pixels runs
-        on the host.
+        ``distance`` counts the changed pixels; 3 queries an example and 1 more for each step, or 2 for one that is there
+        already. ``flags["not_converged"]``: the budget was spent, or no pixel (pair) was left that helps, before the class
+        changed. The search for pixels runs on the host.
 
     Raises
     ------
@@ -111,30 +112,38 @@ def jsma(
     if pixels is None:
         pixels = max(2, int(np.prod(x.shape[1:])) // 10)
     check_count("pixels", pixels)
-    logits, y, before = look(model, x, y, targeted=targeted)
+    _, y, before = look(model, x, y, targeted=targeted)
     xp, towards = xp_of(x), 1 if increase else -1
 
     x_adv, taken = x.copy(), xp.zeros(len(x), dtype=int)
     flags = {name: xp.zeros(len(x), dtype=bool) for name in ("zero_gradient", "non_finite_gradient")}
     stuck = np.zeros(len(x), dtype=bool)  # spent its budget, or found nothing to change
-    going = _going(before, y, targeted, stuck)
+    going = np.flatnonzero(_missing(before, y, targeted))
     first = True
     while len(going):
-        left = like(going, x)
-        point = x_adv[left]
-        a, b, seen = _saliency(model, point, y[left], logits.shape[1], targeted)
-        taken[left] = taken[left] + 1
-        flags["non_finite_gradient"][left] = flags["non_finite_gradient"][left] | seen["non_finite_gradient"]
+        # One look tells who has arrived, and has the gradients of those who have not.
+        everyone = like(going, x)
+        inputs = Tensor(x_adv[everyone], requires_grad=True)
+        output = model(inputs)
+        missing = _missing(check_logits(output, len(going)).argmax(axis=1), y[everyone], targeted)
+        taken[everyone] = taken[everyone] + 1
+        going = going[missing]
+        if len(going) == 0:
+            break
+        a, b, seen = _saliency(output, inputs, y[everyone], targeted)
+        left, here = like(going, x), like(np.flatnonzero(missing), x)
+        flags["non_finite_gradient"][left] = flags["non_finite_gradient"][left] | seen["non_finite_gradient"][here]
         if first:
-            flags["zero_gradient"][left], first = seen["zero_gradient"], False
+            flags["zero_gradient"][left], first = seen["zero_gradient"][here], False
 
+        point = x_adv[left]
         rows, begun = _host(point), _host(point != x[left])
         room = rows < x.dtype.type(bounds[1]) if increase else rows > x.dtype.type(bounds[0])
         budget = pixels - begun.sum(axis=1)
         # With room for one new pixel the other of a pair must be one that was changed before: then singles are taken.
         chosen = np.full((len(going), 2), -1)
         fits = pairs & (budget >= 2)
-        a, b = towards * _host(a), -towards * _host(b)
+        a, b = towards * _host(a[here]), -towards * _host(b[here])
         chosen[fits] = best_pairs(a[fits], b[fits], room[fits])
         usable = room & (begun | (budget[:, None] >= 1))
         chosen[~fits, 0] = best_pixels(a[~fits], b[~fits], usable[~fits])
@@ -147,10 +156,6 @@ def jsma(
         x_adv[left] = xp.clip(point + step, *bounds)
         stuck[going[~found]] = True
         going = going[found]
-        if len(going):
-            left = like(going, x)
-            taken[left] = taken[left] + 1
-            going = going[_going(predict(model, x_adv[left]), y[left], targeted, stuck[going])]
 
     result = conclude(
         model,
@@ -189,17 +194,13 @@ def best_pairs(a: np.ndarray, b: np.ndarray, usable: np.ndarray) -> np.ndarray:
     if n == 0 or d < 2:
         return np.full((n, 2), -1)
     a, b = (np.where(usable, v.astype(np.float64), -np.inf) for v in (a, b))
+    front, a, b = _kept(_promising(a, b), np.broadcast_to(np.arange(d), (n, d)), a, b)
     order = np.argsort(-a, axis=1, kind="stable")
-    a, b = np.take_along_axis(a, order, axis=1), np.take_along_axis(b, order, axis=1)
+    front, a, b = (np.take_along_axis(v, order, axis=1) for v in (front, a, b))
     none = np.full((n, 1), -np.inf)
     largest = np.hstack([none, np.maximum.accumulate(b, axis=1)[:, :-1]])  # of those before
     second = np.hstack([none, np.maximum.accumulate(np.minimum(b, largest), axis=1)[:, :-1]])
-    kept = b > second
-    m = max(2, int(kept.sum(axis=1).max()))
-    front = np.argsort(~kept, axis=1, kind="stable")[:, : min(m, d)]  # those kept, in order, and fillers
-    alive = np.take_along_axis(kept, front, axis=1)
-    a, b = (np.where(alive, np.take_along_axis(v, front, axis=1), -np.inf) for v in (a, b))
-    front = np.take_along_axis(order, front, axis=1)
+    front, a, b = _kept(b > second, front, a, b)
 
     m = front.shape[1]
     p, q = np.triu_indices(m, 1)
@@ -216,14 +217,35 @@ def best_pairs(a: np.ndarray, b: np.ndarray, usable: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def _saliency(
-    model: Model, point: Array, y: Array, classes: int, targeted: bool
-) -> tuple[Array, Array, dict[str, Array]]:
+def _promising(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return which pixels may be in a best pair, for all that a look at each alone can tell: (N, d) to (N, d).
+
+    With the largest a and the largest b of all, a pixel would do at least as well as with any partner. What then is below
+    the best pair of a few is out.
+    """
+    up, down = a + a.max(axis=1, keepdims=True), b + b.max(axis=1, keepdims=True)
+    hope = np.multiply(up, down, out=np.full(a.shape, -1.0), where=(up > 0) & (down > 0))
+    few = np.argpartition(hope, -min(FEW, a.shape[1]), axis=1)[:, -FEW:]
+    p, q = np.triu_indices(few.shape[1], 1)
+    a, b = np.take_along_axis(a, few, axis=1), np.take_along_axis(b, few, axis=1)
+    up, down = a[:, p] + a[:, q], b[:, p] + b[:, q]
+    score = np.multiply(up, down, out=np.zeros(up.shape), where=(up > 0) & (down > 0))
+    return np.asarray(hope >= score.max(axis=1, keepdims=True))
+
+
+def _kept(kept: np.ndarray, pixels: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the kept columns of each row, in order, as (N, m) of the pixels, a and b; fillers have a and b of -inf."""
+    m = max(2, int(kept.sum(axis=1).max()))
+    columns = np.argsort(~kept, axis=1, kind="stable")[:, :m]
+    alive = np.take_along_axis(kept, columns, axis=1)
+    a, b = (np.where(alive, np.take_along_axis(v, columns, axis=1), -np.inf) for v in (a, b))
+    return np.take_along_axis(pixels, columns, axis=1), a, b
+
+
+def _saliency(output: Any, inputs: Tensor, y: Array, targeted: bool) -> tuple[Array, Array, dict[str, Array]]:
     """Return a and b for class y, negated if it is to be left, and the flags of the two."""
-    inputs = Tensor(point, requires_grad=True)
-    output = model(inputs)
-    logits = check_logits(output, len(point))
-    one = xp_of(point).eye(classes, dtype=logits.dtype)[y]
+    logits = value_of(output)
+    one = xp_of(logits).eye(logits.shape[1], dtype=logits.dtype)[y]
     sign = 1 if targeted else -1
     a, flags = check_gradient(input_gradient(output, inputs, sign * one))
     b, more = check_gradient(input_gradient(output, inputs, sign * (1 - one)))
@@ -237,10 +259,9 @@ def _saliency(
     )
 
 
-def _going(prediction: Array, y: Array, targeted: bool, stuck: np.ndarray) -> np.ndarray:
-    """Return the places of those that are not yet where they should be, and have not given up."""
-    there = to_numpy(prediction == y) if targeted else to_numpy(prediction != y)
-    return np.flatnonzero(~there & ~stuck)
+def _missing(prediction: Array, y: Array, targeted: bool) -> np.ndarray:
+    """Return which are not yet where they should be: (N,) on the host."""
+    return to_numpy(prediction != y) if targeted else to_numpy(prediction == y)
 
 
 def _host(x: Array) -> np.ndarray:

@@ -8,9 +8,10 @@ plane, and of all eta across it the smallest has a closed form:
 
 The smallest over k != y is the perturbation of Huang et al., and its size the *radius*: on a linear model, the distance to
 the boundary. Here the box is part of the problem (``npadv.norms.smallest_step``), so that the radius stays exact in it.
-Where the model bends, the step is repeated from where it led: that is DeepFool, with two amendments. The first of several
-steps goes half the way and the second most of it, since the tangent is a better model there than at x; and at the end the
-point on the straight way back to x where the class changes is found by bisection.
+Where the model bends, the step is repeated from where it led: that is DeepFool, with three amendments. The first of several
+steps goes half the way and the second most of it, since the tangent is a better model there than at x. At the end the point
+on the straight way back to x where the class changes is found by bisection; and from this point p on the boundary a step
+along it goes nearer to x, to the smallest eta across the tangent at p, <w_k, x + eta - p> >= z_y - z_k with w_k and z at p.
 
 References: Huang, Xu, Schuurmans and Szepesvari 2015, "Learning with a strong adversary", section 3, as [WG] 1.2.4 reviews
 it; Moosavi-Dezfooli, Fawzi and Frossard 2016, "DeepFool", eqs. 6 to 8 and algorithm 2.
@@ -47,7 +48,7 @@ CAUTION = (0.5, 0.85)
 """The share of the first steps that is taken, where there are several."""
 
 HALVINGS = 9
-"""Of the way back to x, after several steps: each costs a look at the model."""
+"""Of the way back to x, and of the one along the boundary, after several steps: each costs a look at the model."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def linearized(
     Returns
     -------
     LinearizedResult
-        ``distance`` is in ``norm``; 2 queries an example, 2 more for each step it took, and 9 more if ``steps`` is above 1.
+        ``distance`` is in ``norm``; 2 queries an example, 2 more for each step it took, and 19 more if ``steps`` is above 1.
         ``flags["not_converged"]``: the class did not change; ``flags["zero_gradient"]``: all the w_k at x are zero.
 
     Raises
@@ -131,7 +132,7 @@ def linearized(
         if len(left) == 0:
             break
         start, labels = x_adv[left], y[left]
-        eta, seen, reached = _nearest_boundary(model, start, labels, logits.shape[1], norm, targeted, bounds)
+        eta, seen, reached = _nearest_boundary(model, start, start, labels, logits.shape[1], norm, targeted, bounds)
         total[left] = total[left] + (eta if steps == 1 or step >= len(CAUTION) else CAUTION[step] * eta)
         x_adv[left] = xp.clip(x[left] + (1 + x.dtype.type(overshoot)) * total[left], *bounds)
         taken[left] = taken[left] + 1
@@ -144,9 +145,12 @@ def linearized(
     queries = 1 + 2 * taken
     if steps > 1:
         x_adv = _shortened(model, x, x_adv, y, targeted)
-        queries = queries + HALVINGS
-    not_converged = xp.zeros(len(x), dtype=bool)
-    not_converged[left] = True
+        eta, seen, _ = _nearest_boundary(model, x, x_adv, y, logits.shape[1], norm, targeted, bounds)
+        flags["non_finite_gradient"] = flags["non_finite_gradient"] | seen["non_finite_gradient"]
+        along = _shortened(model, xp.clip(x + eta, *bounds), x_adv, y, targeted)
+        nearer = norm_of(along - x, norm) < norm_of(x_adv - x, norm)
+        x_adv = xp.where(column(nearer, x), along, x_adv)
+        queries = queries + 2 * HALVINGS + 1
     result = conclude(
         model,
         x,
@@ -156,9 +160,10 @@ def linearized(
         targeted=targeted,
         queries=queries,
         before=before,
-        flags={**flags, "not_converged": not_converged},
+        flags=flags,
     )
-    return LinearizedResult(**vars(result), radius=radius)
+    fields = {**vars(result), "flags": {**result.flags, "not_converged": ~result.success}}
+    return LinearizedResult(**fields, radius=radius)
 
 
 def _still_to_go(prediction: Array, y: Array, targeted: bool) -> Array:
@@ -168,7 +173,7 @@ def _still_to_go(prediction: Array, y: Array, targeted: bool) -> Array:
 
 
 def _shortened(model: Model, x: Array, x_adv: Array, y: Array, targeted: bool) -> Array:
-    """Return the nearest point on the way from x to x_adv, to 1 in 2^9, at which the attack succeeds, or x_adv."""
+    """Return the first point on the way from x to x_adv, to 1 in 2^9, at which the attack succeeds, or x_adv."""
     xp = xp_of(x)
     fails, succeeds = xp.zeros(len(x), dtype=x.dtype), xp.ones(len(x), dtype=x.dtype)  # shares of the way
     for _ in range(HALVINGS):
@@ -180,11 +185,14 @@ def _shortened(model: Model, x: Array, x_adv: Array, y: Array, targeted: bool) -
 
 
 def _nearest_boundary(
-    model: Model, x: Array, y: Array, classes: int, norm: str, targeted: bool, bounds: Bounds
+    model: Model, x: Array, point: Array, y: Array, classes: int, norm: str, targeted: bool, bounds: Bounds
 ) -> tuple[Array, dict[str, Array], Array]:
-    """Return eta for each example, the flags of the gradients it is made of, and where the boundary is in the box."""
+    """Return the smallest eta for which x + eta is across a boundary of the model linearised at ``point``.
+
+    And the flags of the gradients it is made of, and where the boundary is in the box.
+    """
     xp, n = xp_of(x), len(x)
-    inputs = Tensor(x, requires_grad=True)
+    inputs = Tensor(point, requires_grad=True)
     output = model(inputs)
     logits = check_logits(output, n)
     rows, one = xp.arange(n), xp.eye(classes, dtype=logits.dtype)
@@ -199,10 +207,12 @@ def _nearest_boundary(
         gaps.append(towards * (logits[rows, y] - logits[rows, others[:, k]]))
     w, gap = xp.stack(slopes, axis=1), xp.stack(gaps, axis=1)
     w, flags = check_gradient(w)
+    flat, centre = w.reshape(n * (classes - 1), -1), x.reshape(n, -1)
+    if point is not x:
+        gap = gap + (flat.reshape(n, classes - 1, -1) @ (point - x).reshape(n, -1, 1))[..., 0]
 
     # Without the box the distance is one division, and never more than with it: the nearest of these is solved first, and
     # then only those that could still be nearer. A target's boundaries all have to be crossed.
-    flat, centre = w.reshape(n * (classes - 1), -1), x.reshape(n, -1)
     slope = norm_of(flat, DUAL[norm]).reshape(n, -1)
     least = xp.where(slope > 0, gap / xp.where(slope > 0, slope, 1), xp.inf)
     size, eta = xp.zeros(n * (classes - 1), dtype=x.dtype) + xp.inf, xp.zeros_like(flat)
