@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from strategies import seeds
 
 from benchmarks import __main__ as command_line
-from benchmarks import attacks as benchmark
+from benchmarks import attacks_lbfgs as benchmark
 from npadv import Tensor, ops
 from npadv.attacks import lbfgs, lbfgs_batched, lbfgs_scipy
 from npadv.attacks.lbfgs_problem import Problem, Search
@@ -466,11 +466,14 @@ def test_the_benchmark_says_how_many_times_as_fast(monkeypatch, tmp_path, capsys
     arguments = ["attacks", "--only", "lbfgs", "--batch", "4", "--images", "2", "--output", str(results)]
     assert command_line.main(arguments) == 0
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 4
-    assert "at least 3, aim 4" in said[3]
+    assert len(said) == 5
+    assert "at least 3, aim 4" in said[4]
     (row,) = json.loads(results.read_text())["lbfgs"]
-    for way in ("one at a time", "scipy", "batched"):
+    for way in benchmark.WAYS:
         assert row[way]["found"] == 1
         assert row[way]["faster"] == pytest.approx(row["one at a time"]["seconds"] / row[way]["seconds"], rel=1e-3)
+    alone = row["one at a time, one thread"]
+    assert row["scipy"]["faster_than_one_thread"] == pytest.approx(alone["seconds"] / row["scipy"]["seconds"], rel=1e-3)
+    assert alone["distance"] == row["one at a time"]["distance"]
     assert row["scipy"]["distance"] == pytest.approx(row["one at a time"]["distance"], rel=0.05)
     assert command_line.main(["attacks", "--batch", "0"]) == 2
