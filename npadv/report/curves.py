@@ -107,7 +107,7 @@ def distance_curves(distances: Mapping[str, npt.ArrayLike], *, xlabel: str, furt
     points = {}
     for name, d in found.items():
         steps = np.unique(np.concatenate([[0.0], d[d <= end], [end]]))
-        points[name] = steps, 100 * np.searchsorted(d, steps, side="left") / len(d)
+        points[name] = steps, 100 * np.searchsorted(d, steps, side="right") / len(d)
     left, wide, tall = 0.7, 3.95, 3.1
     told = "; ".join(f"{name} {y[-1]:.1f}%" for name, (_, y) in points.items())
     figure = sheet(
