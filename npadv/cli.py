@@ -1,4 +1,4 @@
-"""The command line: ``npadv demo`` and ``npadv train``.
+"""The command line: ``npadv demo``, ``train``, ``attack`` and ``evaluate``.
 
 Each command imports what it needs when it runs, so that ``npadv --help`` answers at once. A wrong argument ends with exit
 code 2 and one line that names it; Ctrl-C ends with 130 and leaves no half-written file.
@@ -7,30 +7,12 @@ code 2 and one line that names it; Ctrl-C ends with 130 and leaves no half-writt
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
 from npadv import __version__
-
-DATA = ("digits", "mnist", "cifar10")
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with a suggestion where a name was nearly right."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with code 2 and one line."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            known = [str(choice) for choice in action.choices]
-            close = difflib.get_close_matches(str(value), known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise argparse.ArgumentError(action, f"expected one of {', '.join(known)}, got {value!r}{hint}")
+from npadv.commands.parser import DATA, Listing, Parser, add_common, number, positive
 
 
 def build_parser() -> Parser:
@@ -52,7 +34,7 @@ def build_parser() -> Parser:
     demo.add_argument(
         "--data", choices=DATA[:2], default="digits", help="digits (scikit-learn's 1,797; no download) or mnist"
     )
-    _common(demo, out="npadv-demo", out_help="folder for index.html, results.json and the networks' weights")
+    add_common(demo, out="npadv-demo", out_help="folder for index.html, results.json and the networks' weights")
     demo.set_defaults(run=_demo)
 
     train = commands.add_parser(
@@ -62,15 +44,15 @@ def build_parser() -> Parser:
         "test error. Ctrl-C writes a checkpoint; the same command with --resume continues from it, to the bit.",
     )
     train.add_argument("network", metavar="NETWORK", help="a network by name; see --list")
-    train.add_argument("--list", action=_ListNetworks, help="list the networks and exit")
+    train.add_argument("--list", action=Listing, lines=_networks, help="list the networks and exit")
     train.add_argument("--data", choices=DATA, help="data set (default: the recipe's)")
-    train.add_argument("--epochs", type=_positive, metavar="N", help="passes over the data (default: the recipe's)")
+    train.add_argument("--epochs", type=positive, metavar="N", help="passes over the data (default: the recipe's)")
     train.add_argument(
-        "--step-size", type=_number, metavar="S", help="a constant step size in place of the recipe's schedule"
+        "--step-size", type=number, metavar="S", help="a constant step size in place of the recipe's schedule"
     )
-    train.add_argument("--adversarial", type=_number, metavar="EPS", help="train adversarially, with FGSM at this eps")
+    train.add_argument("--adversarial", type=number, metavar="EPS", help="train adversarially, with FGSM at this eps")
     train.add_argument(
-        "--alpha", type=_number, metavar="A", help="with --adversarial, the weight of the clean examples (default: 0.5)"
+        "--alpha", type=number, metavar="A", help="with --adversarial, the weight of the clean examples (default: 0.5)"
     )
     train.add_argument(
         "--capture",
@@ -78,55 +60,26 @@ def build_parser() -> Parser:
         help="with --device cuda, record the training step as a CUDA graph and replay it",
     )
     train.add_argument("--resume", action="store_true", help="continue from the checkpoint in the folder")
-    _common(train, out="runs/NETWORK-SEED", out_help="folder for weights.npz, result.json and checkpoint.npz")
+    add_common(train, out="runs/NETWORK-SEED", out_help="folder for weights.npz, result.json and checkpoint.npz")
     train.set_defaults(run=_train)
+
+    attack = commands.add_parser(
+        "attack",
+        help="attack a trained network by one of the attacks",
+        description="Attack the network in a file of weights, and write the adversarial examples, a picture of some and what "
+        "came out. Ctrl-C writes what is finished; the same command with --resume continues.",
+        epilog="npadv attack NAME --help lists an attack's own options.",
+    )
+    attack.fill = _attack_options
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure how robust trained networks are, and write a page",
+        description="Attack the networks in files of weights in many ways, and write a page of curves, tables and pictures and "
+        "the numbers behind it. Ctrl-C writes what was measured until then.",
+    )
+    evaluate.fill = _evaluate_options
     return parser
-
-
-def _common(parser: argparse.ArgumentParser, *, out: str, out_help: str) -> None:
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of all random numbers (default: 0)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"{out_help} (default: {out})")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
-    return value
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 0, got {text!r}")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text!r}")
-    return value
-
-
-class _ListNetworks(argparse.Action):
-    """``--list``: print the networks with their first sentences."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, **options)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from npadv.nn import NETWORKS
-
-        width = max(map(len, NETWORKS))
-        for name, build in NETWORKS.items():
-            summary = (build.__doc__ or "").partition("\n")[0].removeprefix("Return ").rstrip(".")
-            print(f"{name:{width}}  {summary}")
-        parser.exit()
 
 
 # Commands -------------------------------------------------------------------------------------------------------------
@@ -167,13 +120,35 @@ def _train(arguments: argparse.Namespace) -> None:
     )
 
 
+def _networks() -> Iterator[str]:
+    """Yield a line for each network, its name and its docstring's first sentence."""
+    from npadv.nn import NETWORKS
+
+    width = max(map(len, NETWORKS))
+    for name, build in NETWORKS.items():
+        summary = (build.__doc__ or "").partition("\n")[0].removeprefix("Return ").rstrip(".")
+        yield f"{name:{width}}  {summary}"
+
+
+def _attack_options(parser: Parser) -> None:
+    from npadv.commands.attack import add_options
+
+    add_options(parser)
+
+
+def _evaluate_options(parser: Parser) -> None:
+    from npadv.commands.evaluate import add_options
+
+    add_options(parser)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     arguments = build_parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except KeyboardInterrupt:
-        print("npadv: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("; ".join(["npadv: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130
     except (NotImplementedError, RecursionError):  # RuntimeErrors too, but ours
         raise

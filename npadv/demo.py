@@ -24,7 +24,8 @@ from npadv.functional import softmax
 from npadv.gan import GAN, Players, play
 from npadv.nn.initializers import glorot_uniform
 from npadv.norms import norm
-from npadv.optim import SGD, Adam
+from npadv.optim import Adam
+from npadv.recipes import RECIPES
 from npadv.report import (
     Attacked,
     Section,
@@ -71,35 +72,6 @@ class Trained:
     accuracy: tuple[float, ...]  # at each eps of GRID
 
 
-def maxout_net(rng: np.random.Generator) -> nn.Sequential:
-    """Return a maxout network like the papers' (``nn.networks.maxout_mlp``), half as wide and quicker to start."""
-    options: dict[str, Any] = {"rng": rng, "init": glorot_uniform, "max_norm": 1.9365}
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Dropout(0.2, rescale=False),
-        nn.Maxout(784, 128, 4, **options),
-        nn.Dropout(0.5),
-        nn.Maxout(128, 128, 4, **options),
-        nn.Dropout(0.5),
-        nn.Dense(128, 10, **options),
-    )
-
-
-def convnet(rng: np.random.Generator) -> nn.Sequential:
-    """Return a small ReLU convnet."""
-    return nn.Sequential(
-        nn.Standardize(0.13, 0.31),
-        nn.Conv2D(1, 16, 5, rng=rng),  # 28 -> 24
-        nn.ReLU(),
-        nn.MaxPool2D(2),  # -> 12
-        nn.Conv2D(16, 32, 5, rng=rng),  # -> 8
-        nn.ReLU(),
-        nn.MaxPool2D(2),  # -> 4
-        nn.Flatten(),
-        nn.Dense(32 * 4 * 4, 10, rng=rng, init=glorot_uniform),
-    )
-
-
 def small_gan(rng: np.random.Generator) -> GAN:
     """Return a GAN of two dense networks."""
     generator = nn.Sequential(
@@ -126,7 +98,7 @@ def small_gan(rng: np.random.Generator) -> GAN:
     return GAN(generator, discriminator, LATENT)
 
 
-NETWORKS = {"maxout": (maxout_net, 0.05, 0.7), "convnet": (convnet, 0.02, 0.9)}  # with step size and momentum
+NETWORKS = {"maxout": "small_maxout", "convnet": "small_convnet"}  # of nn.networks
 
 
 def demo(
@@ -165,6 +137,7 @@ def demo(
     seconds = time.perf_counter() - started
     results = results_of(nets, data=data, seed=seed, seconds=seconds, device=device)
     for name, net in nets.items():
+        net.model.about = {**net.model.about, "data": dataset.name}
         net.model.save(out / f"{name.replace(' ', '-')}.npz")
     gan.save(out / "gan.npz")
     write_json(out / "results.json", results)
@@ -189,14 +162,13 @@ def train_one(
 ) -> Trained:
     """Train one network plainly or adversarially, from the same initial weights, and attack it at every eps of the grid."""
     rng = np.random.default_rng(seed)
-    build, step_size, momentum = NETWORKS[kind]
-    model = build(rng).to(device)
+    model = nn.network(NETWORKS[kind], rng=rng).to(device)
     started = time.perf_counter()
     history = fit(
         model,
         adversarial_training(TRAIN_EPS) if how else classification_loss,
         dataset.train,
-        optimizer=SGD(model.parameters(), step_size, momentum=momentum),
+        optimizer=RECIPES[NETWORKS[kind]].optimizer(model),
         epochs=epochs,
         rng=rng,
         batch_size=50,

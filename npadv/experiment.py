@@ -6,6 +6,7 @@ runs, ``checkpoint.npz``. Nothing in it is overwritten by a second run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -139,7 +140,9 @@ def train_network(
         "history": history,
         **environment(device),
     }
+    model.about = {**model.about, "data": dataset.name}
     model.save(weights)
+    result["weights_sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()  # by which an attack's result names it
     write_json(result_path, result)
     checkpoint.unlink()  # the run is complete: its weights and history are in the other two files
     print(

@@ -65,7 +65,16 @@ def write_json(path: str | os.PathLike[str], data: Any) -> Path:
     TypeError
         If a value has no JSON form.
     """
-    return atomic_write(path, json.dumps(_plain(data, "data"), indent=2, ensure_ascii=False) + "\n")
+    return atomic_write(path, to_json(data, "data", indent=2) + "\n")
+
+
+def to_json(data: Any, name: str, *, indent: int | None = None) -> str:
+    """Return `data` as JSON, by the rules of `write_json`; `name` is what its errors call it.
+
+    >>> to_json({"units": np.int64(240)}, "about")
+    '{"units": 240}'
+    """
+    return json.dumps(_plain(data, name), indent=indent, ensure_ascii=False)
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:

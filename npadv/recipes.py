@@ -61,6 +61,11 @@ def _plain(model: Module) -> Optimizer:
     return SGD(model.parameters(), 0.1, momentum=0.5)
 
 
+def _small(step_size: float, momentum: float) -> Callable[[Module], Optimizer]:
+    """Return the optimizer of the demo's networks."""
+    return lambda model: SGD(model.parameters(), step_size, momentum=momentum)
+
+
 RECIPES: dict[str, Recipe] = {
     "maxout_mlp": Recipe("mnist", 60, 100, 10_000, _maxout_mnist(0.1, 1.000004)),
     "maxout_convnet_mnist": Recipe("mnist", 60, 128, 10_000, _maxout_mnist(0.05, 1.00004)),
@@ -71,4 +76,6 @@ RECIPES: dict[str, Recipe] = {
     "syn_convnet": Recipe("mnist", 120, 100, 0, _syn_mnist),
     "syn_convnet_bn": Recipe("mnist", 120, 100, 0, _syn_mnist),
     "syn_vgg": Recipe("cifar10", 300, 128, 0, _syn_cifar10),
+    "small_maxout": Recipe("digits", 40, 50, 200, _small(0.05, 0.7)),
+    "small_convnet": Recipe("digits", 12, 50, 200, _small(0.02, 0.9)),
 }

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from npadv import __version__
-from npadv.cli import main
 from npadv.data import digits
 from npadv.nn import NETWORKS, network
 from npadv.train import evaluate
@@ -22,27 +21,13 @@ TRAIN = ["train", "softmax_regression", "--data", "digits"]
 LONG = [*TRAIN, "--epochs", "40"]
 
 
-@pytest.fixture
-def run(capsys):
-    """Return a function that runs a command line and returns its exit code, stdout and stderr."""
-
-    def run(*argv):
-        try:
-            code = main([str(argument) for argument in argv])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
-
-
 # What is there --------------------------------------------------------------------------------------------------------
 
 
 def test_help_names_every_command(run):
     code, out, err = run("--help")
     assert (code, err) == (0, "")
-    for command in ("demo", "train"):
+    for command in ("demo", "train", "attack"):
         assert f"\n    {command} " in out
         code, own, err = run(command, "--help")
         assert (code, err) == (0, "")

@@ -6,13 +6,13 @@ import json
 import os
 import sys
 
-import numpy as np
 import pytest
 
 from npadv import demo as module
 from npadv.cli import main
 from npadv.data import digits
 from npadv.files import load_arrays
+from npadv.nn import load_network
 from npadv.train import evaluate
 
 SHORT = module.Plan(maxout=1, convnet=1, gan=1)
@@ -49,10 +49,20 @@ def test_it_writes_a_page_its_numbers_and_the_networks(run):
 
 def test_the_saved_network_is_the_one_that_was_measured(run):
     out, _ = run
-    net = module.convnet(np.random.default_rng(0)).load(out / "convnet.npz")
+    net = load_network(out / "convnet.npz")
+    assert net.about == {"network": "small_convnet", "options": {}, "data": "digits"}
     results = json.loads((out / "results.json").read_text("utf-8"))
     assert evaluate(net, digits().test).error == results["networks"]["convnet"]["test_error"]
     assert load_arrays(out / "gan.npz")
+
+
+def test_the_saved_networks_can_be_attacked(run, tmp_path, capsys):
+    for name in ("convnet", "maxout-adversarial"):
+        words = ["attack", "fgsm", "--model", str(run[0] / f"{name}.npz"), "--eps", "0.1", "--examples", "20"]
+        assert main([*words, "--no-picture", "--out", str(tmp_path / name)]) == 0
+        assert f"on small_{name.partition('-')[0]} with 20 images of digits" in capsys.readouterr().out
+    assert main(["attack", "fgsm", "--model", str(run[0] / "gan.npz"), "--eps", "0.1"]) == 2
+    assert "gan.npz: does not say which network it holds" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_leaves_the_page_that_was_there(short, tmp_path, monkeypatch):

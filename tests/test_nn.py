@@ -480,6 +480,8 @@ NETWORKS = {
     "syn_convnet_bn": ([28, 32, 28, 9, 5, 2], 105_506),
     # VGG's convolutions have 14,714,688; each of 4,224 channels and 512 units a scale and a shift; 512-512-10.
     "syn_vgg": ([32, 16, 8, 4, 2, 1], 14_714_688 + 2 * (4224 + 512) + (512 * 512 + 512) + (512 * 10 + 10)),
+    "small_maxout": ([28], (784 * 512 + 512) + (128 * 512 + 512) + (128 * 10 + 10)),
+    "small_convnet": ([28, 24, 12, 8, 4], (25 * 16 + 16) + (16 * 25 * 32 + 32) + (512 * 10 + 10)),
 }
 
 
@@ -531,6 +533,59 @@ def test_options_go_to_the_network(rng):
         2,
         10,
     )
+
+
+def small(seed=0, **options):
+    return nn.network("maxout_mlp", rng=np.random.default_rng(seed), inputs=4, units=np.int64(3), pieces=2, **options)
+
+
+def test_a_file_says_which_network_it_holds(tmp_path):
+    model = small(1)
+    model.about = {**model.about, "data": "four pixels"}
+    model.save(tmp_path / "w.npz")
+    same = nn.load_network(tmp_path / "w.npz")
+    np.testing.assert_equal(same.state(), model.state())
+    assert [type(layer) for layer in same] == [type(layer) for layer in model]
+    assert same.about == {
+        "network": "maxout_mlp",
+        "options": {"inputs": 4, "units": 3, "pieces": 2},
+        "data": "four pixels",
+    }
+    same.save(tmp_path / "again.npz")
+    assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "w.npz").read_bytes()
+    np.testing.assert_equal(small().load(tmp_path / "w.npz").state(), model.state())
+    by_hand = nn.Sequential(*small())  # which says nothing of itself
+    np.testing.assert_equal(by_hand.load(tmp_path / "w.npz").state(), model.state())
+    assert by_hand.about == {}
+
+
+def test_a_file_that_does_not_say_is_loaded_by_name(tmp_path):
+    model = nn.network("softmax_regression", rng=np.random.default_rng(1))
+    save_arrays(tmp_path / "w.npz", model.state())  # as all were before
+    np.testing.assert_equal(
+        nn.network("softmax_regression", rng=np.random.default_rng(0)).load(tmp_path / "w.npz").state(), model.state()
+    )
+    loaded = nn.load_network(tmp_path / "w.npz", "softmax_regression")
+    np.testing.assert_equal(loaded.state(), model.state())
+    assert loaded.about == {"network": "softmax_regression", "options": {}}
+    with pytest.raises(ValueError, match=r"w\.npz: does not say which network it holds"):
+        nn.load_network(tmp_path / "w.npz")
+    with pytest.raises(ValueError, match=r"w\.npz: does not fit this model"):
+        nn.load_network(tmp_path / "w.npz", "maxout_mlp")
+
+
+def test_another_networks_file_is_refused(tmp_path):
+    small().save(tmp_path / "w.npz")
+    other = nn.network("relu_mlp", rng=np.random.default_rng(0), inputs=4, units=3)
+    with pytest.raises(
+        ValueError, match=r"w\.npz: was saved from a module of network 'maxout_mlp', this one has 'relu_mlp'"
+    ):
+        other.load(tmp_path / "w.npz")
+    wider = nn.network("maxout_mlp", rng=np.random.default_rng(0), inputs=4, units=5, pieces=2)
+    with pytest.raises(ValueError, match=r"w\.npz: was saved from a module of options .*'units': 3.* has .*'units': 5"):
+        wider.load(tmp_path / "w.npz")
+    with pytest.raises(ValueError, match=r"w\.npz: expected weights of 'relu_mlp', got those of 'maxout_mlp'"):
+        nn.load_network(tmp_path / "w.npz", "relu_mlp")
 
 
 def test_an_unknown_network_is_answered_with_the_nearest_name(rng):

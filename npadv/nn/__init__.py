@@ -4,7 +4,7 @@ from npadv.nn.functions import AvgPool2D, Flatten, LeakyReLU, MaxPool2D, Pad2D, 
 from npadv.nn.layers import Conv2D, ConvTranspose2D, Dense, Maxout, MaxoutConv2D
 from npadv.nn.module import Module
 from npadv.nn.neighbours import NearestNeighbour, SmoothedNearestNeighbour
-from npadv.nn.networks import NETWORKS, network
+from npadv.nn.networks import NETWORKS, load_network, network
 from npadv.nn.parameter import MaxNorm, Parameter
 from npadv.nn.sequential import Sequential
 from npadv.nn.stochastic import BatchNorm, Dropout, Standardize
@@ -34,5 +34,6 @@ __all__ = [
     "SmoothedNearestNeighbour",
     "Standardize",
     "Tanh",
+    "load_network",
     "network",
 ]

@@ -7,20 +7,27 @@ so none to forget.
 State lives in attributes: every Tensor found by walking a module's attributes, lists and dicts, in the order they were
 defined, is part of it. Those that require a gradient are its parameters; the others (running averages, say) are carried
 along, saved and moved, but not trained.
+
+A module may say what it is: ``about`` is saved beside the state, so that a file of weights can tell which network it holds.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 
 from npadv.autodiff import Tensor
 from npadv.backend import like
-from npadv.files import load_arrays, save_arrays
+from npadv.files import load_arrays, save_arrays, to_json
 from npadv.nn.parameter import Parameter
+
+ABOUT = "about"
+"""The name of ``Module.about`` in a file of weights, as JSON; no tensor can have it, since the attribute is taken."""
 
 
 class Module:
@@ -35,6 +42,9 @@ class Module:
     >>> scale(np.array([3.0])).numpy(), [name for name, _ in scale.named_parameters()]
     (array([6.]), ['factor'])
     """
+
+    about: Mapping[str, Any] = MappingProxyType({})
+    """Facts to keep with the weights, in JSON's types; ``nn.network`` says here what it built. Replace, never change it."""
 
     def forward(self, x: Any, *, train: bool, rng: np.random.Generator | None) -> Any:
         """Return the module's output for a batch ``x``; what a subclass writes."""
@@ -93,12 +103,28 @@ class Module:
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all state to an ``.npz`` file, atomically and without pickle."""
-        save_arrays(path, self.state())
+        """Write all state, and ``about`` if it says anything, to an ``.npz`` file, atomically and without pickle."""
+        about = {ABOUT: np.array(to_json(self.about, ABOUT))} if self.about else {}
+        save_arrays(path, {**self.state(), **about})
 
     def load(self, path: str | os.PathLike[str]) -> Self:
-        """Read all state from an ``.npz`` file made by ``save`` of the same architecture; returns the module."""
-        return self.load_state(load_arrays(path), source=os.fspath(path))
+        """Read all state from an ``.npz`` file made by ``save`` of the same architecture; returns the module.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        ValueError
+            The file is damaged, or holds something else; nothing has changed then.
+        """
+        state, about = read_weights(path)
+        for fact in ("network", "options"):
+            own, theirs = self.about.get(fact), about.get(fact)
+            if None not in (own, theirs) and own != theirs:
+                raise ValueError(
+                    f"{os.fspath(path)}: was saved from a module of {fact} {theirs!r}, this one has {own!r}"
+                )
+        return self.load_state(state, source=os.fspath(path))
 
     # Where and how precisely ----------------------------------------------------------------------------------------
 
@@ -123,6 +149,21 @@ class Module:
             f"{name}={value}" for name, value in vars(self).items() if isinstance(value, int | float | str | tuple)
         )
         return f"{type(self).__name__}({settings})"
+
+
+def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return what ``Module.save`` wrote: the state by name, and what the file says of itself (``{}`` if nothing)."""
+    arrays = load_arrays(path)
+    text = arrays.pop(ABOUT, None)
+    if text is None:
+        return arrays, {}
+    try:
+        about = json.loads(str(text))
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        raise ValueError(f"{os.fspath(path)}: {ABOUT}: expected facts as JSON, got {str(text)[:40]!r}")
+    return arrays, about
 
 
 def _walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:

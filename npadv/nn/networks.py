@@ -1,4 +1,4 @@
-"""The networks of the two papers, by name.
+"""The networks of the two papers, by name, and two small ones for a quick look.
 
 Every network takes images (N, C, H, W) with pixels in [0, 1] and returns logits (N, 10); what a paper did to the pixels
 first (standardising, padding) is part of the network. Sources: the published configurations of the maxout networks
@@ -8,6 +8,7 @@ first (standardising, padding) is part of the network. Sources: the published co
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from npadv.nn.functions import Flatten, MaxPool2D, Pad2D, ReLU, Tanh
 from npadv.nn.initializers import Initializer, glorot_uniform, he_normal, lecun_uniform, uniform
 from npadv.nn.layers import Conv2D, Dense, Maxout, MaxoutConv2D
-from npadv.nn.module import Module
+from npadv.nn.module import Module, read_weights
 from npadv.nn.sequential import Sequential
 from npadv.nn.stochastic import BatchNorm, Dropout, Standardize
 
@@ -164,6 +165,35 @@ def syn_vgg(*, rng: np.random.Generator) -> Sequential:
     )
 
 
+def small_maxout(*, rng: np.random.Generator) -> Sequential:
+    """Return the demo's maxout network: ``maxout_mlp``, half as wide and quicker to start."""
+    options: dict[str, Any] = {"rng": rng, "init": glorot_uniform, "max_norm": 1.9365}
+    return Sequential(
+        Flatten(),
+        Dropout(0.2, rescale=False),
+        Maxout(784, 128, 4, **options),
+        Dropout(0.5),
+        Maxout(128, 128, 4, **options),
+        Dropout(0.5),
+        Dense(128, CLASSES, **options),
+    )
+
+
+def small_convnet(*, rng: np.random.Generator) -> Sequential:
+    """Return the demo's convnet: two ReLU convolutions of 5 x 5, each with max pooling."""
+    return Sequential(
+        Standardize(0.13, 0.31),
+        Conv2D(1, 16, 5, rng=rng),  # 28 -> 24
+        ReLU(),
+        MaxPool2D(2),  # -> 12
+        Conv2D(16, 32, 5, rng=rng),  # -> 8
+        ReLU(),
+        MaxPool2D(2),  # -> 4
+        Flatten(),
+        Dense(32 * 4 * 4, CLASSES, rng=rng, init=glorot_uniform),
+    )
+
+
 NETWORKS: dict[str, Callable[..., Sequential]] = {
     network.__name__: network
     for network in (
@@ -176,14 +206,60 @@ NETWORKS: dict[str, Callable[..., Sequential]] = {
         syn_convnet,
         syn_convnet_bn,
         syn_vgg,
+        small_maxout,
+        small_convnet,
     )
 }
 
 
 def network(name: str, *, rng: np.random.Generator, **options: Any) -> Sequential:
-    """Return a network by its name, a key of ``NETWORKS``; an unknown name raises a ValueError that lists them."""
+    """Return a network by its name, a key of ``NETWORKS``; an unknown name raises a ValueError that lists them.
+
+    Its ``about`` says which it is, and so will the file that it is saved to.
+    """
     if name not in NETWORKS:
         close = difflib.get_close_matches(name, NETWORKS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"network: expected one of {', '.join(NETWORKS)}, got {name!r}{hint}")
-    return NETWORKS[name](rng=rng, **options)
+    model = NETWORKS[name](rng=rng, **options)
+    model.about = {"network": name, "options": options}
+    return model
+
+
+def load_network(path: str | os.PathLike[str], name: str | None = None) -> Sequential:
+    """Return the network that a file of weights holds, as the file itself says, or else ``name``.
+
+    ``about`` is the file's: the network's name and options, and what its training added.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is damaged, does not say which network it holds (and no ``name`` is given), or holds another.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> model = network("softmax_regression", rng=np.random.default_rng(0), inputs=4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(f"{folder}/weights.npz")
+    ...     load_network(f"{folder}/weights.npz").about
+    {'network': 'softmax_regression', 'options': {'inputs': 4}}
+    """
+    where = os.fspath(path)
+    if os.path.isdir(where):
+        raise IsADirectoryError(f"{where}: expected a file of weights, got a folder")
+    state, about = read_weights(path)
+    written, options = about.get("network"), about.get("options", {})
+    if written is None and name is None:
+        raise ValueError(f"{where}: does not say which network it holds; name it (on the command line, with --network)")
+    if None not in (written, name) and written != name:
+        raise ValueError(f"{where}: expected weights of {name!r}, got those of {written!r}")
+    try:
+        model = network(str(written or name), rng=np.random.default_rng(0), **options)
+    except (ValueError, TypeError) as error:  # a name or options that this version does not know
+        raise ValueError(f"{where}: {error}") from error
+    model.load_state(state, source=where)
+    model.about = {**model.about, **about}
+    return model

@@ -36,9 +36,12 @@ def needed(package: str) -> Iterator[None]:
         ) from error
 
 
-def check_installed() -> None:
-    """Raise ModuleNotFoundError, in one sentence, if what drawing needs is missing: worth asking before a long run."""
-    for package in ("matplotlib", "jinja2"):
+def check_installed(*packages: str) -> None:
+    """Raise ModuleNotFoundError, in one sentence, if what drawing needs is missing: worth asking before a long run.
+
+    Pages need matplotlib and Jinja2, which are asked for by default; pictures need matplotlib alone.
+    """
+    for package in packages or ("matplotlib", "jinja2"):
         with needed(package):
             importlib.import_module(package)
 

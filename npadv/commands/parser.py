@@ -1,0 +1,126 @@
+"""The parser of every command: its errors are one line, and it reads its options only when they are wanted."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+DATA = ("digits", "mnist", "cifar10")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with a suggestion where a name was nearly right.
+
+    Attributes
+    ----------
+    fill : callable, optional
+        Adds the options before the first parsing. A command whose options come from what it imports is quick to list then.
+    complete : bool
+        Whether an option that the parser does not know is its own error, which lists those it has.
+    """
+
+    fill: Callable[[Parser], None] | None = None
+    complete = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Fill in the options, then parse."""
+        if self.fill is not None:
+            fill, self.fill = self.fill, None
+            fill(self)
+        namespace, rest = super().parse_known_args(args, namespace)
+        if rest and self.complete:
+            self.error(self._unknown(rest[0].partition("=")[0]))
+        return namespace, rest
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2 and one line."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def _unknown(self, name: str) -> str:
+        if not name.startswith("-"):
+            return f"unexpected argument {name!r}"
+        known = [option for option in self._option_string_actions if option.startswith("--") and option != "--help"]
+        return f"no option {name}; there are {', '.join(known)}{suggestion(name, known)}"
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(
+                action, f"expected one of {', '.join(known)}, got {value!r}{suggestion(str(value), known)}"
+            )
+
+
+class Listing(argparse.Action):
+    """``--list``: print the lines that ``lines()`` returns, and exit."""
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, *, lines: Callable[[], Iterable[str]], **options: Any
+    ) -> None:
+        super().__init__(option_strings, dest, nargs=0, **options)
+        self.lines = lines
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print and exit."""
+        print("\n".join(self.lines()))
+        parser.exit()
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """Return the end of an error message: the known name that was probably meant, or nothing.
+
+    >>> suggestion("mnits", ["digits", "mnist"])
+    "; did you mean 'mnist'?"
+    """
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def add_common(parser: argparse.ArgumentParser, *, out: str, out_help: str) -> None:
+    """Add the options that all commands have."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of all random numbers (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"{out_help} (default: {out})")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+# Values ---------------------------------------------------------------------------------------------------------------
+
+
+def positive(text: str) -> int:
+    """Read an integer of at least 1."""
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return value
+
+
+def seed(text: str) -> int:
+    """Read an integer of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 0, got {text!r}")
+    return int(text)
+
+
+def real(text: str) -> float:
+    """Read a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not abs(value) < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
+
+
+def number(text: str) -> float:
+    """Read a finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text!r}")
+    return value
