@@ -33,6 +33,9 @@ ARMIJO = 1e-4  # the share of the promised decrease that a step has to bring
 SHORTENINGS = 20  # of one step, before the search along it is given up
 PATIENCE = 5  # iterations over which an improvement is looked for
 STALLED = 5e-4  # the relative decrease below which there is none, unless the residual has halved
+KINKED = (
+    1e-4  # the residual that a kink leaves at least; where less is left, the objective is flat, and slow is not stuck
+)
 CURVED = 1e-14  # the least s.y / y.y at which a pair tells of a positive curvature
 
 GAVE_UP = (3, 4)
@@ -131,7 +134,7 @@ class Slots:
         xp, problem = xp_of(self.x), self.problem
         due = accepted & (self.iterations % PATIENCE == 0)
         stalled = (self.past_value - self.value <= STALLED * xp.abs(self.value)) & (residual > self.past_residual / 2)
-        stalled = stalled & due & (self.iterations > 0)
+        stalled = stalled & due & (self.iterations > 0) & (residual > KINKED)
         self.past_value = xp.where(due, self.value, self.past_value)
         self.past_residual = xp.where(due, residual, self.past_residual)
         reasons = xp.zeros(len(residual), dtype=int)
