@@ -127,3 +127,10 @@ def test_the_committed_results_are_those_the_readme_tells_of():
         "maps and {:.1f} times for DeepFool"
     )
     assert told.format(*ratios) in readme
+    batched = [row["batched"] for row in results["lbfgs"]]
+    faster, of_one = ([row[key] for row in batched] for key in ("faster", "faster_than_one_thread"))
+    told = (
+        "{:.0f} to {:.0f} times as fast per image as SciPy on one after another, and {:.0f} to {:.0f} times as fast as SciPy "
+        "with one thread"
+    )
+    assert told.format(min(faster), max(faster), min(of_one), max(of_one)) in readme

@@ -75,6 +75,8 @@ def test_the_numbers_and_the_command_of_an_attack_are_those_of_its_run(path):
     assert made == (result["attack"], result["examples"], result["seed"], result["batch"], result["target"])
     assert {name: getattr(arguments, name) for name in result["attack_options"]} == result["attack_options"]
     assert arguments.model.parent.name == f"{result['network']}-0"
+    trained = {json.loads(run.read_text("utf-8")).get("weights_sha256") for run in RESULTS}
+    assert result["weights_sha256"] in trained  # of a run in the table above
 
 
 @pytest.mark.parametrize("path", ATTACKED, ids=lambda path: path.stem)

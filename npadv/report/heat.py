@@ -17,7 +17,8 @@ from npadv.report.palette import BLUE, INK, MUTED, RULE, WHITE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDE, TALL = 1.02, 0.52  # of a cell, in inches
+WIDE, WIDEST, TALL = 1.02, 1.7, 0.52  # of a cell, in inches: as wide as the columns' names need, within limits
+BOLD = 1.15  # how much wider bold letters are
 
 
 def heat_table(
@@ -65,6 +66,7 @@ def heat_table(
         )
     apart = 0.1 if clean is not None else 0.0
 
+    wide = min(WIDEST, max(WIDE, *(text_width(column, 10) * BOLD + 0.12 for column in columns)))
     left = max(0.7, *(text_width(name, 10) for name in (*names, row_title))) + 0.2
     top = 0.66
     told = "; ".join(
@@ -72,21 +74,21 @@ def heat_table(
         for name, line in zip(names, table, strict=True)
     )
     figure = sheet(
-        left + len(columns) * WIDE + 0.06,
+        left + len(columns) * wide + 0.06,
         top + len(names) * TALL + apart + 0.06,
         f"{column_title.capitalize()} each column, {row_title} each row: {told}.",
     )
     write(figure, left - 0.14, top - 0.1, row_title, colour=MUTED, ha="right", va="bottom")
-    write(figure, left + len(columns) * WIDE / 2, 0.1, column_title, colour=MUTED, ha="center", va="top")
+    write(figure, left + len(columns) * wide / 2, 0.1, column_title, colour=MUTED, ha="center", va="top")
     for j, column in enumerate(columns):
-        across = left + (j + 0.5) * WIDE
-        write(figure, across, top - 0.1, column, size=10, weight="bold", fit=WIDE - 0.08, ha="center", va="bottom")
+        across = left + (j + 0.5) * wide
+        write(figure, across, top - 0.1, column, size=10, weight="bold", fit=wide - 0.08, ha="center", va="bottom")
     for i, (name, line) in enumerate(zip(names, table, strict=True)):
         down = top + i * TALL + (apart if i else 0)
         write(figure, left - 0.14, down + TALL / 2, name, size=10, weight="bold", ha="right", va="center")
         for j, rate in enumerate(line):
             k = i - (len(names) - len(rows))  # the row of `values`
-            axes = place(figure, left + j * WIDE + 0.02, down + 0.02, WIDE - 0.04, TALL - 0.04)
+            axes = place(figure, left + j * wide + 0.02, down + 0.02, wide - 0.04, TALL - 0.04)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_facecolor(_shade(rate))
@@ -96,7 +98,7 @@ def heat_table(
             ink = WHITE if rate > 0.8 else INK  # whichever contrasts more
             middle = down + TALL / 2
             interval = bool(ends) and k >= 0 and np.isfinite(rate)
-            across = left + (j + 0.5) * WIDE
+            across = left + (j + 0.5) * wide
             write(
                 figure,
                 across,
