@@ -30,6 +30,7 @@ WAYS = {
     "columns": [(fast, "FEW_CHANNELS", 1 << 60)],
     "columns, all rows at once": [(fast, "FEW_CHANNELS", 1 << 60), (columns, "BLOCKS", 1)],
     "columns, some rows at once": [(fast, "FEW_CHANNELS", 1 << 60), (columns, "BLOCKS", 3)],
+    "columns, in pieces": [(fast, "FEW_CHANNELS", 1 << 60), (columns, "SMALL", 32), (columns, "SHORTEST", 1)],
     "columns, one pixel at a time": [(fast, "FEW_CHANNELS", 1 << 60), (columns, "CACHED", 1)],
 }
 
@@ -44,10 +45,10 @@ def taking(way, threads=1):
         for module, name, value in WAYS[way]:
             patch.setattr(module, name, value)
         patch.setattr(parallel, "threads", lambda: threads)
-        for remembered in (columns._blocks, taps.tiles):  # sizes that a way changes
+        for remembered in (columns._blocks, columns._pieces, taps.tiles):  # sizes that a way changes
             remembered.cache_clear()
         yield
-    for remembered in (columns._blocks, taps.tiles):
+    for remembered in (columns._blocks, columns._pieces, taps.tiles):
         remembered.cache_clear()
 
 

@@ -20,6 +20,14 @@ from npadv.ops.fast.pixels import Problem, empty_pixels, images, pixels
 CACHED = 1 << 17  # elements of the matrix of columns that is made at a time
 BLOCKS = 8  # of rows, at least, where there are so many: to share out
 
+SMALL = 1_000_000
+"""Multiplications in a product that OpenBLAS computes from its arguments as they lie.
+
+It copies those of a larger one into an order that suits it, and where the filters are few, copying takes as long as
+multiplying. So a block's columns are multiplied in pieces: as a stack of matrices, in one call.
+"""
+SHORTEST = 128  # rows of such a piece
+
 _scratch = parallel.Scratch()
 
 
@@ -33,7 +41,8 @@ def forward(x: Any, w: Any, problem: Problem) -> Any:
     def part(i: int) -> None:
         columns = _columns(windows, blocks[i], problem)
         for group, out in enumerate(_groups(y, blocks[i], problem)):
-            np.matmul(columns[group].T, filters[group], out=out)
+            pieces = _pieces(len(out), filters[group].size)
+            np.matmul(_stacked(columns[group].T, pieces), filters[group], out=_stacked(out, pieces))
 
     parallel.run(part, len(blocks))
     return images(y)
@@ -52,7 +61,9 @@ def weight_grad(x: Any, g: Any, problem: Problem) -> Any:
         for block in blocks[shares[i]]:
             columns = _columns(windows, block, problem)
             for group, cotangent in enumerate(_groups(g, block, problem)):
-                sums[i, group] += columns[group] @ cotangent
+                pieces = _pieces(len(cotangent), sums[i, group].size)
+                turned = _stacked(columns[group].T, pieces).swapaxes(1, 2)
+                sums[i, group] += np.matmul(turned, _stacked(cotangent, pieces)).sum(axis=0)
 
     parallel.run(part, len(shares))
     return sums.sum(axis=0).reshape(groups, kh, kw, c, k // groups).transpose(0, 4, 3, 1, 2).reshape(k, c, kh, kw)
@@ -76,7 +87,9 @@ def input_grad(g: Any, w: Any, problem: Problem) -> Any:
             shape = (block.bottom - block.top, block.right - block.left)
             for group, cotangent in enumerate(_groups(g, block, problem)):
                 taps = _scratch.array((kh * kw * c, len(cotangent)), dtype)
-                np.matmul(filters[group], cotangent.T, out=taps)
+                pieces = _pieces(len(cotangent), filters[group].size)
+                turned = _stacked(cotangent, pieces).swapaxes(1, 2)
+                np.matmul(filters[group], turned, out=_stacked(taps.T, pieces).swapaxes(1, 2))
                 taps = taps.reshape(kh, kw, c, *shape, n).transpose(0, 1, 3, 4, 5, 2)  # (KH, KW, rows, columns, N, C)
                 reach = strip[(block.top - top) * sh :, block.left * sw :, :, group]
                 for b in range(kw):
@@ -120,6 +133,18 @@ def _blocks(problem: Problem) -> list[Block]:
     cuts = [width * piece // pieces for piece in range(pieces + 1)]
     edges = list(pairwise(cuts))
     return [Block(top, top + 1, left, right) for top in range(height) for left, right in edges]
+
+
+@lru_cache(maxsize=256)
+def _pieces(length: int, area: int) -> int:
+    """Return into how many equal pieces to cut so many rows that are multiplied by a matrix of so many elements."""
+    most = SMALL // area
+    return next((p for p in range(1, length // SHORTEST + 1) if length % p == 0 and length // p <= most), 1)
+
+
+def _stacked(m: Any, pieces: int) -> Any:
+    """Return a matrix (L, K) as a stack (pieces, L / pieces, K), a view."""
+    return m.reshape(pieces, len(m) // pieces, m.shape[1])
 
 
 def _shares(blocks: int, count: int = 16) -> list[slice]:
