@@ -673,7 +673,7 @@ def test_the_committed_results_are_of_a_whole_run_and_have_a_picture():
 
 
 def test_the_committed_processes_are_those_the_readme_tells_of():
-    found = json.loads(command_line.RESULTS.with_name("processes.json").read_text("utf-8"))["processes"]
+    found = json.loads(command_line.RESULTS.read_text("utf-8"))["processes"]
     readme = (ROOT / "README.md").read_text("utf-8")
     for network in ("maxout_mlp", "syn_convnet"):
         ours, theirs = (found[f"{network} {side}"]["median"] for side in ("npadv", "torch"))
