@@ -672,12 +672,19 @@ def test_the_committed_results_are_of_a_whole_run_and_have_a_picture():
     assert draw.drawn_rows(results["rows"])
 
 
-def test_the_committed_processes_are_those_the_readme_tells_of():
-    found = json.loads(command_line.RESULTS.read_text("utf-8"))["processes"]
-    readme = (ROOT / "README.md").read_text("utf-8")
+def test_the_committed_results_are_those_the_readme_tells_of():
+    results = json.loads(command_line.RESULTS.read_text("utf-8"))
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
     for network in ("maxout_mlp", "syn_convnet"):
-        ours, theirs = (found[f"{network} {side}"]["median"] for side in ("npadv", "torch"))
-        assert f"{ours:.1f} s against {theirs:.1f}" in " ".join(readme.split())
+        ours, theirs = (results["processes"][f"{network} {side}"]["median"] for side in ("npadv", "torch"))
+        assert f"{ours:.1f} s against {theirs:.1f}" in readme
+    peaks = (round(results["memory"][side]["peak"] / (1 << 20), -1) for side in ("npadv", "torch"))
+    assert "peaks at {:.0f} MiB where PyTorch takes {:.0f}".format(*peaks) in readme
+    rows = {row["key"]: row for row in results["rows"]}
+    times = [rows["pf1"]["seconds"][side]["median"] * 1e6 for side in ("npadv", "torch", "textbook")]
+    assert "npadv takes {:.0f} us, PyTorch {:.0f} and NumPy by hand, without a tape, {:.0f}".format(*times) in readme
+    slowest = max(row["ratios"]["torch"]["median"] for key, row in rows.items() if key.startswith("g"))
+    assert f"up to {slowest:.1f} times as slow as oneDNN's" in readme
 
 
 def test_nothing_to_draw_is_one_line(tmp_path, capsys):
