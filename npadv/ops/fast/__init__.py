@@ -49,14 +49,14 @@ def input_grad(g: Any, w: Any, problem: Problem) -> Any:
     """Return what ``conv.conv2d_input_grad`` returns."""
     if thin(problem):
         return columns.input_grad(g, w, problem)
-    g, w, small, fold = pixels(g), taps.matrices(w), problem, False
+    g, small, fold = pixels(g), problem, False
     if large(problem):
-        w = np.ascontiguousarray(w.swapaxes(1, 2))
+        w = taps.matrices(w.swapaxes(0, 1))
     elif rows.shorter(problem):
         g, w, small = rows.turned(g, w, problem)
     else:
         small, fold = rows.narrow(problem), True
-        w = np.ascontiguousarray(w.reshape(small.w[2], small.w[1], small.w[0]).swapaxes(1, 2))
+        w = np.ascontiguousarray(w.transpose(2, 0, 3, 1)).reshape(small.w[2], small.w[0], small.w[1])
     dx = empty_pixels(small.x, np.result_type(g, w))
     taps.gather(flat(g), w, flat(dx), taps.tiles(small, backward=True))
     return images(rows.folded(dx, problem) if fold else dx)

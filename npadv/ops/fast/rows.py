@@ -66,6 +66,8 @@ def shorter(problem: Problem) -> bool:
 def turned(g: Any, w: Any, problem: Problem) -> tuple[Any, Any, Problem]:
     """Return what the gradient of the images is gathered from, instead of being folded: g unfolded, w, narrow problem.
 
+    The filters come as they are, (K, C, KH, KW), and are returned as matrices.
+
     Along the rows it is a convolution too, of g with the filters turned round, and with what padding leaves of theirs.
     """
     (sh, _), (ph, pw), (dh, dw), groups, _ = problem.geometry
@@ -73,7 +75,7 @@ def turned(g: Any, w: Any, problem: Problem) -> tuple[Any, Any, Problem]:
     kind = type(problem.geometry)
     around = kind((1, 1), (0, (kw - 1) * dw - pw), (1, dw), groups)
     g = unfolded(g, Problem(problem.y, (c, k, kh, kw), (n, c, y_height, width), around))
-    w = np.ascontiguousarray(w.reshape(kh, kw, c, k)[:, ::-1].swapaxes(2, 3)).reshape(kh, kw * k, c)
+    w = np.ascontiguousarray(w.transpose(2, 3, 0, 1)[:, ::-1]).reshape(kh, kw * k, c)
     shapes = (n, c, height, width), (kw * k, c, kh, 1), (n, kw * k, y_height, width)
     return g, w, Problem(*shapes, kind((sh, 1), (ph, 0), (dh, 1), groups))
 
