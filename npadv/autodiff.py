@@ -33,9 +33,10 @@ else:
     Operators = object
 
 Rule = Callable[..., Any]
+Record = tuple["Operation", tuple[Any, ...], list[Any], dict[str, Any]]
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
-_next_order = count().__next__
+_now = count(1).__next__  # the tape's clock: it tells what was made, or changed, after what
 
 
 class Tensor(Operators):
@@ -66,13 +67,9 @@ class Tensor(Operators):
 
     __slots__ = (
         "__weakref__",
-        "_args",  # what the primitive was called on: Tensors, arrays, numbers
-        "_kwargs",
-        "_op",  # the primitive, None for a leaf
-        "_order",  # a number no other tensor has, growing with time
-        "_stamp",  # the sum of its and its arguments' versions when recorded: it has grown if one was changed since
-        "_values",  # _args as arrays
-        "_version",  # [how often the data was changed in place]: one list for all tensors that look at the same memory
+        "_changed",  # [when the data was last changed in place]: one list for all tensors that look at the same memory
+        "_order",  # when it was made: a number no other tensor has, growing with time
+        "_record",  # how: (the primitive, what it was called on, the same as arrays, its settings); None for a leaf
         "data",
         "grad",
         "requires_grad",
@@ -86,18 +83,14 @@ class Tensor(Operators):
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
             raise TypeError("Tensor(data): data is a Tensor already; use .detach() for its values without its history")
-        self.data = data = _as_array(data)
+        self.data = data = as_array(data)
         if requires_grad and data.dtype.kind != "f":
             raise ValueError(f"Tensor(requires_grad=True): expected a floating-point dtype, got {data.dtype}")
         self.requires_grad = requires_grad
         self.grad = None
-        self._op: Operation | None = None
-        self._args: tuple[Any, ...] = ()
-        self._order: int = _next_order()
-        self._version: list[int] = [0]
-        self._values: list[Any] = []
-        self._kwargs: dict[str, Any] = {}
-        self._stamp = 0
+        self._order: int = _now()
+        self._changed: list[int] = [0]
+        self._record: Record | None = None
 
     # What an array would answer -------------------------------------------------------------------------------------
 
@@ -152,17 +145,17 @@ class Tensor(Operators):
     @property
     def is_leaf(self) -> bool:
         """Whether the tensor was made by hand and not by a primitive."""
-        return self._op is None
+        return self._record is None
 
     def detach(self) -> Tensor:
         """Return a tensor with the same values (the same memory) and no history."""
         x = Tensor(self.data)
-        x._version = self._version
+        x._changed = self._changed
         return x
 
     def backward(self, cotangent: Array | None = None) -> None:
         """Add d(self)/d(leaf) to ``leaf.grad`` for every leaf that requires it: ``grad`` over all leaves."""
-        leaves = [node for node in _ancestors(self, 0) if node._op is None and node.requires_grad]
+        leaves = [node for node in ancestors(self, 0) if node._record is None and node.requires_grad]
         if not leaves:
             raise ValueError("backward: nothing was recorded; no tensor in this computation has requires_grad=True")
         for leaf, g in zip(leaves, grad(self, leaves, cotangent), strict=True):
@@ -172,12 +165,12 @@ class Tensor(Operators):
 
     def mark_changed(self) -> None:
         """Say that ``data`` was changed in place: a gradient through an earlier record will refuse to be wrong."""
-        if self._op is not None and self.requires_grad:
+        if self._record is not None:
             raise RuntimeError(
-                f"in-place change of a recorded result (of {self._op.name}): only leaves may be changed in place; "
+                f"in-place change of a recorded result (of {self._record[0].name}): only leaves may be changed in place; "
                 "use where(...) or concatenate(...) to build a new tensor, or .detach() to leave the tape"
             )
-        self._version[0] += 1
+        self._changed[0] = _now()
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.mark_changed()
@@ -261,38 +254,28 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(forward)
     def apply(*args: Any, **kwargs: Any) -> Any:
         # This function is the tape's whole cost on the way forward: it is written for speed, and it is still short.
-        values = []
-        wrapped = recorded = False
-        stamp = 0
         for a in args:
             if isinstance(a, Tensor):
-                wrapped = True
+                break
+        else:
+            return forward(*args, **kwargs)
+        recorded = False
+        values = []
+        for a in args:
+            if isinstance(a, Tensor):
                 values.append(a.data)
-                stamp += a._version[0]
                 if a.requires_grad:
                     recorded = True
             else:
                 values.append(a)
         value = forward(*values, **kwargs)
-        if not wrapped:
-            return value
         y = Tensor.__new__(Tensor)
-        y.data = value = value if type(value) is np.ndarray else _as_array(value)
+        y.data = value = value if type(value) is np.ndarray else as_array(value)
         y.grad = None
-        base = value.base  # not None for a view
-        y._version = version = [0] if base is None else _version_of(base, args)
-        y._order = _next_order()
-        if recorded and _recording.get():
-            y.requires_grad = True
-            y._op = op
-            y._args = args
-            y._values = values
-            y._kwargs = kwargs
-            y._stamp = stamp + version[0]
-        else:
-            y.requires_grad = False
-            y._op = None
-            y._args = ()
+        y._order = _now()
+        y._changed = [0] if value.base is None else _changes_of(value.base, args)  # which is a view's
+        y.requires_grad = recorded = recorded and _recording.get()
+        y._record = (op, args, values, kwargs) if recorded else None
         return y
 
     apply.operation = op  # type: ignore[attr-defined]
@@ -300,16 +283,16 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
-def _as_array(value: Any) -> Array:
+def as_array(value: Any) -> Array:
     """Return numbers, NumPy's scalars among them, as arrays of no dimension; an array as it is."""
     return value if is_array(value) and not isinstance(value, np.generic) else np.asarray(value)
 
 
-def _version_of(base: Array, args: tuple[Any, ...]) -> list[int]:
-    """Return the version of the argument that a result is a view of: changing one changes the other."""
+def _changes_of(base: Array, args: tuple[Any, ...]) -> list[int]:
+    """Return the changes of the argument that a result is a view of: changing one changes the other."""
     for a in args:
         if isinstance(a, Tensor) and (a.data is base or a.data.base is base):
-            return a._version
+            return a._changed
     return [0]
 
 
@@ -388,15 +371,17 @@ def plain_index(x: Any) -> Any:
 # The walk -------------------------------------------------------------------------------------------------------------
 
 
-def _ancestors(y: Tensor, oldest: int) -> list[Tensor]:
+def ancestors(y: Tensor, oldest: int) -> list[Tensor]:
     """Return ``y`` and the recorded tensors it was made from, none older than ``oldest``, in order of creation."""
     found = {y._order: y}
     stack = [y]
     while stack:
-        for a in stack.pop()._args:
-            if isinstance(a, Tensor) and a.requires_grad and a._order >= oldest and a._order not in found:
-                found[a._order] = a
-                stack.append(a)
+        record = stack.pop()._record
+        if record:
+            for a in record[1]:
+                if isinstance(a, Tensor) and a.requires_grad and a._order >= oldest and a._order not in found:
+                    found[a._order] = a
+                    stack.append(a)
     return [found[order] for order in sorted(found)]
 
 
@@ -454,28 +439,31 @@ def _gradients(y: Tensor, wrt: list[Tensor], cotangent: Any, create_graph: bool,
     on_path = set(targets)
     path = []
     if y.requires_grad and wrt:
-        for node in _ancestors(y, min(targets)):
-            for a in node._args:
-                if isinstance(a, Tensor) and a._order in on_path:
-                    on_path.add(node._order)
-                    path.append(node)
-                    break
+        for node in ancestors(y, min(targets)):
+            if node._record:
+                for a in node._record[1]:
+                    if isinstance(a, Tensor) and a._order in on_path:
+                        on_path.add(node._order)
+                        path.append(node)
+                        break
 
     # Backward: hand each record's cotangent on to its arguments.
     cotangents: dict[int, Any] = {y._order: Tensor(g) if create_graph and not isinstance(g, Tensor) else g}
     for node in reversed(path):
         order = node._order
         g = cotangents[order] if order in targets else cotangents.pop(order)
-        inputs, output = (node._args, node) if create_graph else (node._values, node.data)
-        stamp = node._version[0]
-        for i, a in enumerate(node._args):
+        op, args, values, kwargs = node._record  # type: ignore[misc]
+        inputs, output = (args, node) if create_graph else (values, node.data)
+        changed = node._changed[0] > order
+        for i, a in enumerate(args):
             if isinstance(a, Tensor):
-                stamp += a._version[0]
+                if a._changed[0] > order:
+                    changed = True
                 if a._order in on_path:
-                    contribution = node._op.rules[i](g, output, *inputs, **node._kwargs)  # type: ignore[union-attr]
+                    contribution = op.rules[i](g, output, *inputs, **kwargs)
                     known = cotangents.get(a._order)
                     cotangents[a._order] = contribution if known is None else known + contribution
-        if stamp != node._stamp:
+        if changed:
             _refuse_changed(node)
 
     return [_finished(cotangents.get(w._order), w, k, create_graph, unused) for k, w in enumerate(wrt)]
@@ -494,9 +482,9 @@ def _checked_cotangent(y: Tensor, wrt: list[Tensor], cotangent: Any, unused: str
     if not y.requires_grad and unused == "raise":
         raise ValueError("grad(y): y was not recorded; no tensor it was made from has requires_grad=True")
     if cotangent is None:
-        if y.size != 1:
+        if y.data.size != 1:
             raise ValueError(f"grad(y): y has shape {y.shape}; give a cotangent of that shape, or reduce y to a scalar")
-        return np.ones(y.shape, y.dtype) if type(y.data) is np.ndarray else xp_of(y.data).ones_like(y.data)
+        return one_like(y.data)
     if not isinstance(cotangent, Tensor):
         cotangent = xp_of(y.data).asarray(cotangent, dtype=y.dtype)
     if cotangent.shape != y.shape:
@@ -515,14 +503,23 @@ def _finished(g: Any, w: Tensor, k: int, create_graph: bool, unused: str) -> Any
     if create_graph:
         g = g if isinstance(g, Tensor) else Tensor(g)
         return g if g.dtype == w.dtype else g.astype(w.dtype)
-    g = g.data if isinstance(g, Tensor) else g
-    xp = xp_of(w.data)
-    return g if type(g) is xp.ndarray and g.dtype == w.dtype else xp.asarray(g, dtype=w.dtype)
+    return as_gradient(g.data if isinstance(g, Tensor) else g, w.data)
+
+
+def one_like(y: Array) -> Array:
+    """Return the cotangent of a result of one element: 1, in its shape and dtype."""
+    return np.array(1, y.dtype, ndmin=y.ndim) if type(y) is np.ndarray else xp_of(y).ones_like(y)
+
+
+def as_gradient(g: Array, x: Array) -> Array:
+    """Return what the rules made of a cotangent as an array of x's kind and dtype."""
+    return g if type(g) is type(x) and g.dtype == x.dtype else xp_of(x).asarray(g, dtype=x.dtype)
 
 
 def _refuse_changed(node: Tensor) -> None:
-    shapes = [a.shape for a in node._args if isinstance(a, Tensor)]
+    op, args, _, _ = node._record  # type: ignore[misc]
+    shapes = [a.shape for a in args if isinstance(a, Tensor)]
     raise RuntimeError(
-        f"grad: an argument of {node._op.name} (recorded with shapes {shapes}), or its result, was changed in place "  # type: ignore[union-attr]
+        f"grad: an argument of {op.name} (recorded with shapes {shapes}), or its result, was changed in place "
         "after it was recorded; its gradient can no longer be computed. Take the gradient before the change, or recompute"
     )

@@ -182,7 +182,8 @@ def check_labels(labels: Any, classes: int, n: int | None = None, name: str = "l
         raise ValueError(f"{name}: expected integer classes 0..{classes - 1}, got dtype {labels.dtype}")
     if capture.unseen(labels, lambda batch: check_labels(batch, classes, n, name)):
         return labels
-    if labels.size and labels.view(f"u{labels.itemsize}").max() >= classes:  # a negative one, too, is then too large
+    unsigned = labels.view(f"u{labels.itemsize}")  # in which a negative one, too, is too large
+    if labels.size and unsigned[unsigned.argmax()] >= classes:
         raise ValueError(
             f"{name}: expected classes 0..{classes - 1}, got values from {int(labels.min())} to {int(labels.max())}"
         )

@@ -547,7 +547,7 @@ def test_a_chain_of_100_000_operations_is_differentiated_and_freed_without_recur
     y = chain(x, LONG)
     assert grad(y, x) == 1
     last = first = weakref.ref(y)
-    while (argument := first()._args[0]) is not x:
+    while (argument := first()._record[1][0]) is not x:
         first = weakref.ref(argument)
     del y, argument
     assert last() is None

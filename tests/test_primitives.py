@@ -422,8 +422,9 @@ def test_a_number_beside_float32_leaves_it_float32(name, number, shape, swapped)
     if name == "divide" and not swapped and number == "zero":
         pair = (x, 0.5)
     y = BINARY[name](*pair)
-    rule = y._op.rules[next(i for i, a in enumerate(y._args) if a is x)]
-    contribution = rule(np.ones(y.shape, np.float32), y.data, *y._values, **y._kwargs)
+    op, args, values, settings = y._record
+    rule = op.rules[next(i for i, a in enumerate(args) if a is x)]
+    contribution = rule(np.ones(y.shape, np.float32), y.data, *values, **settings)
     assert y.dtype == contribution.dtype == grad(y, x, np.ones(y.shape), create_graph=True).dtype == np.float32
 
 

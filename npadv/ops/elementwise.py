@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from npadv.autodiff import defvjp, primitive, value_of
+from npadv.autodiff import Tensor, defvjp, primitive, value_of
 from npadv.backend import xp_of
 from npadv.ops.shape import unbroadcast
 
@@ -153,6 +153,15 @@ def astype(x: Any, *, dtype: Any) -> Any:
     return x.astype(dtype)
 
 
+def _masked(g: Any, mask: Any) -> Any:
+    """Return g where the mask holds, and 0 elsewhere."""
+    if isinstance(g, Tensor):
+        return g * mask
+    kept = mask.astype(g.dtype)  # NumPy multiplies numbers by numbers faster than by booleans
+    kept *= g
+    return kept
+
+
 defvjp(exp, lambda g, y, x: g * y)
 defvjp(log, lambda g, y, x: g / x)
 defvjp(sqrt, lambda g, y, x: g * 0.5 / y)
@@ -162,7 +171,7 @@ defvjp(sign, lambda g, y, x: xp_of(value_of(x)).zeros_like(value_of(x)))
 defvjp(tanh, lambda g, y, x: g * (1 - y * y))
 defvjp(sigmoid, lambda g, y, x: g * (y * (1 - y)))
 defvjp(softplus, lambda g, y, x: g * sigmoid(x))
-defvjp(relu, lambda g, y, x: g * (value_of(y) > 0))
+defvjp(relu, lambda g, y, x: _masked(g, value_of(y) > 0))
 defvjp(astype, lambda g, y, x, dtype: astype(g, dtype=x.dtype))
 
 
@@ -195,13 +204,13 @@ def clip(x: Any, low: Any, high: Any) -> Any:
 
 defvjp(
     maximum,
-    lambda g, y, a, b: unbroadcast(g * (value_of(a) >= value_of(b)), a),
-    lambda g, y, a, b: unbroadcast(g * (value_of(a) < value_of(b)), b),
+    lambda g, y, a, b: unbroadcast(_masked(g, value_of(a) >= value_of(b)), a),
+    lambda g, y, a, b: unbroadcast(_masked(g, value_of(a) < value_of(b)), b),
 )
 defvjp(
     minimum,
-    lambda g, y, a, b: unbroadcast(g * (value_of(a) <= value_of(b)), a),
-    lambda g, y, a, b: unbroadcast(g * (value_of(a) > value_of(b)), b),
+    lambda g, y, a, b: unbroadcast(_masked(g, value_of(a) <= value_of(b)), a),
+    lambda g, y, a, b: unbroadcast(_masked(g, value_of(a) > value_of(b)), b),
 )
 defvjp(
     where,
@@ -211,7 +220,7 @@ defvjp(
 )
 defvjp(
     clip,
-    lambda g, y, x, low, high: unbroadcast(g * ((value_of(x) >= low) & (value_of(x) <= high)), x),
+    lambda g, y, x, low, high: unbroadcast(_masked(g, (value_of(x) >= low) & (value_of(x) <= high)), x),
     None,
     None,
 )
