@@ -11,9 +11,22 @@ from npadv import memory
 from npadv import ops as ops  # first of what computes: it gives Tensor its operators
 from npadv.autodiff import Tensor, defvjp, grad, no_record, primitive
 from npadv.derivatives import hvp, jacobian, jvp
+from npadv.replay import Replay
 
 memory.keep_freed()
 
 __version__ = "0.1.0"
 
-__all__ = ["Tensor", "__version__", "defvjp", "grad", "hvp", "jacobian", "jvp", "no_record", "ops", "primitive"]
+__all__ = [
+    "Replay",
+    "Tensor",
+    "__version__",
+    "defvjp",
+    "grad",
+    "hvp",
+    "jacobian",
+    "jvp",
+    "no_record",
+    "ops",
+    "primitive",
+]

@@ -471,7 +471,7 @@ assert calls == ["ndarray"]
 # **Its rules run on arrays, or on Tensors.** `ndarray` is what the rule has just been called on: no wrapper, no record. But
 # a rule is itself a calculation, `g * (1 - y * y)` say, and run on Tensors it leaves a record of its own, so that the
 # gradient can be differentiated in turn. `create_graph=True` asks for that; in the walk it is the one line that chooses
-# between `node._args` and `node._values`.
+# between the record's `args` and its `values`.
 
 # %%
 npadv.grad(loss, weights, create_graph=True)
@@ -495,8 +495,8 @@ x.data[0] = 100.0
 assert gradient(y, [x])[0][0] == 200.0  # where y was computed, it was 2
 
 # %% [markdown]
-# Each of the library's tensors counts its changes (`_version`), and each record remembers the count of what it saw
-# (`_stamp`). A walk that meets a larger count refuses.
+# Each of the library's tensors knows when it was made (`_order`) and when it was last changed (`_changed`), by one clock.
+# A walk that meets an argument changed after the record of its use was made refuses.
 
 # %%
 x = npadv.Tensor([1.0, 2.0], requires_grad=True)
@@ -555,7 +555,34 @@ for y in (constant * 2.0, npadv.Tensor(1.0, requires_grad=True) * 2.0):
         print(f"ValueError: {error_message}")
 
 # %% [markdown]
-# Now read `npadv/autodiff.py` from the top. `apply`, inside `primitive`, is your `apply`, written out for speed. `_ancestors`
+# **It can be run again.** A tape is a program: what ran on what, in order. For one image and a small network, making the record
+# takes as long as the arithmetic, and a loop that asks for the gradient of one function at many points makes the same record
+# every time. `npadv.Replay` makes it twice, and if both are the same it sends the next point down the list and the cotangent
+# back up, without a Tensor in between.
+
+# %%
+calls = []
+
+
+def function(x):
+    calls.append(x)
+    return (npadv.ops.tanh(x) * x).sum()
+
+
+gradient_of = npadv.Replay(function)
+for point in np.random.default_rng(0).normal(size=(10, 3)):
+    value, slope = gradient_of(point)
+    x = npadv.Tensor(point, requires_grad=True)
+    assert np.array_equal(slope, npadv.grad((npadv.ops.tanh(x) * x).sum(), x))  # the same, to the last bit
+assert len(calls) == 2
+print(gradient_of)
+
+# %% [markdown]
+# Why twice? Because a record does not say why it is there. Ask it to replay `(x * np.sign(x.data)).sum()`, and `print` tells
+# you what the two recordings did not agree on.
+
+# %% [markdown]
+# Now read `npadv/autodiff.py` from the top. `apply`, inside `primitive`, is your `apply`, written out for speed. `ancestors`
 # and `_gradients` are your `gradient`; the library sorts by `_order` what yours took from a heap. Everything else in the file
 # is the list above. And the rules are where you would look for them: each beside its operation, in `npadv/ops`.
 #
