@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.process import Worker
@@ -161,10 +161,29 @@ def _attacks() -> list[Workload]:
 
 
 def _single_inputs() -> list[Workload]:
-    bars = _torch(0.5, 0.25)
+    """Return the gradient of one input: from a tape that is replayed, and from one recorded anew, as PyTorch's is."""
+    networks = list(enumerate(("20-32-10", "784-100-100-10", MLP), start=1))
     return [
-        _same(f"f{i}", f"input gradient at batch 1, {name}", bars, "input_gradient", network=name, batch=1)
-        for i, name in enumerate(("20-32-10", "784-100-100-10", MLP), start=1)
+        Workload(
+            f"f{i}",
+            f"replayed gradient at batch 1, {name}",
+            {
+                "npadv": Entry("npadv", "replayed_gradient", {"network": name, "batch": 1}),
+                "torch": Entry("torch", "input_gradient", {"network": name, "batch": 1}),
+            },
+            _torch(0.5, 0.25),
+        )
+        for i, name in networks
+    ] + [
+        _same(
+            f"f{i + len(networks)}",
+            f"recorded gradient at batch 1, {name}",
+            _torch(1.0, 0.5),
+            "input_gradient",
+            network=name,
+            batch=1,
+        )
+        for i, name in networks
     ]
 
 
@@ -205,8 +224,17 @@ def _convolutions() -> list[Workload]:
 
 def _peers() -> list[Workload]:
     """Where the speed comes from: the same work in what compiles it, in what only records it, and in plain NumPy."""
-    own = [workload for workload in (*_training(), *_single_inputs()) if workload.key != "c2"]
-    return [_same(f"p{w.key}", w.title, {}, w.entries["npadv"].task, PEERS, **w.entries["npadv"].settings) for w in own]
+    rows = [
+        _same(f"p{w.key}", w.title, {}, "train_step", PEERS, **w.entries["npadv"].settings)
+        for w in _training()
+        if w.key != "c2"
+    ]
+    for w in _single_inputs():
+        if w.entries["npadv"].task == "replayed_gradient":
+            recorded = Entry("npadv", "input_gradient", w.entries["npadv"].settings)
+            others = {side: replace(recorded, side=side) for side in PEERS}
+            rows.append(Workload(f"p{w.key}", w.title, {**w.entries, "recorded": recorded, **others}, {}))
+    return rows
 
 
 def _robust_step() -> Workload:
@@ -232,7 +260,7 @@ def select(keys: Sequence[str], *, peers: bool = False) -> list[Workload]:
     No key stands for all; the peers only where asked for.
 
     >>> [workload.key for workload in select(["f", "b", "g1"])]
-    ['b', 'f1', 'f2', 'f3', 'g1f', 'g1i', 'g1w']
+    ['b', 'f1', 'f2', 'f3', 'f4', 'f5', 'f6', 'g1f', 'g1i', 'g1w']
     """
     for key in keys:
         if not any(_begins(known, key) for known in WORKLOADS):

@@ -108,6 +108,14 @@ def input_gradient(network: str, batch: int) -> Step:
     return step
 
 
+def replayed_gradient(network: str, batch: int) -> Step:
+    """Return the same, its tape recorded beforehand."""
+    model, (x, y) = build(network), problems.batch(network, batch)
+    gradient = npadv.Replay(lambda inputs: cross_entropy(model(inputs), y, reduction="sum"))
+    gradient(x / 2), gradient(x)  # of two inputs: then it is believed
+    return lambda: gradient(x)[1]
+
+
 def convolution(part: str, batch: int, images: list[int], filters: list[int], padding: int) -> Step:
     """Return one of the three primitives of a convolution, on arrays in the memory order that the library gives them.
 
@@ -142,5 +150,5 @@ def primitive(part: str, x: Any, w: Any, g: Any, padding: int) -> Step:
 
 
 TASKS: dict[str, Callable[..., Step]] = {
-    task.__name__: task for task in (train_step, robust_step, fgsm, pgd, input_gradient, convolution)
+    task.__name__: task for task in (train_step, robust_step, fgsm, pgd, input_gradient, replayed_gradient, convolution)
 }
