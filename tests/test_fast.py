@@ -17,13 +17,16 @@ from npadv import Tensor, blas, grad, memory, nn, ops, parallel
 from npadv.functional import cross_entropy
 from npadv.ops import conv, fast, linalg
 from npadv.ops.conv import conv_geometry, output_shape
-from npadv.ops.fast import columns, rows, taps
+from npadv.ops.fast import columns, rows, taps, winograd
 from npadv.ops.fast.pixels import Problem, pixels
 from npadv.testing import check_grads
 
 # The ways of ops/fast: settings that leave it no choice.
-ALL_ROWS = [(fast, "FEW_CHANNELS", 0), (fast, "FEW_ROWS", 0)]
+ALL_ROWS = [(fast, "FEW_CHANNELS", 0), (fast, "FEW_ROWS", 0), (fast, "WINOGRAD", False)]
+WINOGRAD = [(fast, "FEW_CHANNELS", 0), (fast, "FEW_ROWS", 0), (winograd, "WORTH", np.inf)]
 WAYS = {
+    "winograd": WINOGRAD,
+    "winograd, an image at a time": [*WINOGRAD, (winograd, "ELEMENTS", 1)],
     "taps": [*ALL_ROWS, (fast, "LARGE", 0)],
     "taps, by small tiles": [*ALL_ROWS, (fast, "LARGE", 0), (taps, "TILE", (1, 2))],
     "rows": [*ALL_ROWS, (fast, "LARGE", 1 << 60), (rows, "LARGE", 0)],
@@ -35,6 +38,7 @@ WAYS = {
 }
 
 
+REMEMBERED = (columns._blocks, columns._pieces, taps.tiles, winograd.wins)  # what a way changes
 every_way = pytest.mark.parametrize("way", WAYS)
 
 
@@ -45,37 +49,37 @@ def taking(way, threads=1):
         for module, name, value in WAYS[way]:
             patch.setattr(module, name, value)
         patch.setattr(parallel, "threads", lambda: threads)
-        for remembered in (columns._blocks, columns._pieces, taps.tiles):  # sizes that a way changes
+        for remembered in REMEMBERED:
             remembered.cache_clear()
         yield
-    for remembered in (columns._blocks, columns._pieces, taps.tiles):
+    for remembered in REMEMBERED:
         remembered.cache_clear()
 
 
 @st.composite
-def problems(draw, dtype=np.float64):
+def problems(draw, dtype=np.float64, way=""):
     """Return x, w, g and the geometry of a convolution; sizes on both sides of what any path might cut at."""
-    groups = draw(st.sampled_from([1, 1, 2]))
-    stride, padding, dilation = (
-        draw(st.tuples(some, some)) for some in (st.integers(1, 3), st.integers(0, 3), st.integers(1, 2))
-    )
+    most = (1, 3, 1) if way.startswith("winograd") else (3, 3, 2)  # which knows nothing else
+    groups = 1 if way.startswith("winograd") else draw(st.sampled_from([1, 1, 2]))
+    stride, padding, dilation = (draw(st.tuples(some, some)) for some in map(st.integers, (1, 0, 1), most))
     geometry = conv_geometry(stride, padding, dilation, groups)
     c, k = draw(st.integers(1, 5)), draw(st.integers(1, 5)) * groups
-    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    kernel = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
     least = [max(1, d * (n - 1) + 1 - 2 * p) for d, n, p in zip(dilation, kernel, padding, strict=True)]
     size = [n + draw(st.integers(0, 7)) for n in least]
     x_shape, w_shape = (draw(st.integers(0, 4)), c * groups, *size), (k, c, *kernel)
     whole = output_shape(x_shape, w_shape, geometry)
-    geometry = geometry._replace(crop=tuple(draw(st.integers(0, min(2, n - 1))) for n in whole[2:]))
+    geometry = geometry._replace(crop=tuple(draw(st.integers(0, min(5, n - 1))) for n in whole[2:]))
     y_shape = output_shape(x_shape, w_shape, geometry)
     x, w, g = (draw(images(shape)).astype(dtype) for shape in (x_shape, w_shape, y_shape))
     return x, w, g, geometry
 
 
-def agree(got, expected, terms):
-    """To the rounding of a sum of so many terms, in whatever order."""
+def agree(got, expected, terms, way=""):
+    """To the rounding of a sum of so many terms, in whatever order; a digit less by Winograd's way, which costs that."""
     assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
-    bound = 4 * np.sqrt(terms + 1) * np.finfo(got.dtype).eps * np.abs(expected).max(initial=1) * 4
+    digit = 10 if way.startswith("winograd") else 1
+    bound = 4 * np.sqrt(terms + 1) * np.finfo(got.dtype).eps * np.abs(expected).max(initial=1) * 4 * digit
     np.testing.assert_allclose(got, expected, rtol=0, atol=bound)
 
 
@@ -83,13 +87,13 @@ def agree(got, expected, terms):
 @settings(max_examples=60)
 @given(data=st.data())
 def test_all_three_convolutions_are_the_plain_ones(way, data):
-    x, w, g, geometry = data.draw(problems(data.draw(st.sampled_from([np.float32, np.float64]))))
+    x, w, g, geometry = data.draw(problems(data.draw(st.sampled_from([np.float32, np.float64])), way))
     problem = Problem(x.shape, w.shape, g.shape, geometry)
     kept = [a.copy() for a in (x, w, g)]
     with taking(way, threads=data.draw(st.sampled_from([1, 2, 5]))):
-        agree(fast.conv2d(x, w, problem), conv.plain_conv2d(x, w, geometry), w[0].size)
-        agree(fast.input_grad(g, w, problem), conv.plain_input_grad(g, w, x.shape, geometry), w[:, 0].size)
-        agree(fast.weight_grad(x, g, problem), conv.plain_weight_grad(x, g, w.shape, geometry), g[:, 0].size)
+        agree(fast.conv2d(x, w, problem), conv.plain_conv2d(x, w, geometry), w[0].size, way)
+        agree(fast.input_grad(g, w, problem), conv.plain_input_grad(g, w, x.shape, geometry), w[:, 0].size, way)
+        agree(fast.weight_grad(x, g, problem), conv.plain_weight_grad(x, g, w.shape, geometry), g[:, 0].size, way)
     for a, b in zip((x, w, g), kept, strict=True):
         np.testing.assert_array_equal(a, b)  # and changed none of them
 
@@ -106,20 +110,59 @@ def test_images_as_wide_as_results_that_a_stride_has_moved():
 @settings(max_examples=15)
 @given(data=st.data())
 def test_first_and_second_derivatives_by_every_way(way, data):
-    x, w, _, geometry = data.draw(problems().filter(lambda drawn: drawn[0].size < 60))
+    x, w, _, geometry = data.draw(problems(way=way).filter(lambda drawn: drawn[0].size < 60))
     with taking(way, threads=2):
         check_grads(lambda x, w: ops.conv2d(x, w, **geometry._asdict()), [x, w], order=2)
 
 
 @pytest.mark.parametrize(
-    ("c", "k", "size", "kernel", "padding", "expected"),
-    [(1, 32, 28, 5, 0, "columns"), (32, 64, 9, 5, 2, "rows"), (64, 64, 32, 3, 1, "taps")],
+    ("c", "k", "size", "kernel", "padding", "crop", "expected"),
+    [
+        (1, 32, 28, 5, 0, 0, "columns"),
+        (32, 64, 9, 5, 0, 0, "rows"),  # 5 x 5 results, of 8 x 8 in four tiles
+        (32, 64, 9, 5, 0, 1, "winograd"),
+        (32, 64, 9, 5, 2, 1, "winograd"),
+        (64, 64, 32, 3, 1, 0, "winograd"),
+        (512, 512, 4, 3, 1, 0, "taps"),  # whose filters alone would take 38 MB
+        (48, 96, 10, 8, 3, 0, "taps"),
+        (48, 96, 4, 5, 3, 0, "taps"),  # of which padding is more than half
+        (32, 64, 13, 6, 0, 1, "rows"),  # too many taps
+    ],
 )
-def test_the_papers_layers_go_the_way_meant_for_them(c, k, size, kernel, padding, expected):
-    geometry = conv_geometry(1, padding, 1, 1)
+def test_the_papers_layers_go_the_way_meant_for_them(c, k, size, kernel, padding, crop, expected):
+    geometry = conv_geometry(1, padding, 1, 1, crop)
     shapes = (128, c, size, size), (k, c, kernel, kernel)
     problem = Problem(*shapes, output_shape(*shapes, geometry), geometry)
-    assert ("columns" if fast.thin(problem) else "taps" if fast.large(problem) else "rows") == expected
+    ways = {"columns": fast.thin, "winograd": fast.fewer, "taps": fast.large, "rows": lambda problem: True}
+    assert next(way for way, taken in ways.items() if taken(problem)) == expected
+
+
+def test_winograds_way_leaves_out_what_is_cropped():
+    rng, geometry = np.random.default_rng(0), conv_geometry(1, 0, 1, 1, 5)  # a whole tile and more
+    x, w = rng.normal(size=(2, 3, 10, 10)), rng.normal(size=(2, 3, 3, 3))
+    g = rng.normal(size=output_shape(x.shape, w.shape, geometry))
+    problem = Problem(x.shape, w.shape, g.shape, geometry)
+    with taking("winograd"):
+        agree(fast.conv2d(x, w, problem), conv.plain_conv2d(x, w, geometry), 27, "winograd")
+        agree(fast.weight_grad(x, g, problem), conv.plain_weight_grad(x, g, w.shape, geometry), 18, "winograd")
+
+
+def test_winograds_way_can_be_refused():
+    code = "from npadv.ops import fast; print(fast.WINOGRAD)"
+    assert run_python(code, NPADV_WINOGRAD="off").split() == ["False"]
+    assert run_python(code).split() == ["True"]
+
+
+def test_it_costs_a_digit_and_no_more():
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(16, 32, 12, 12)), rng.normal(size=(32, 32, 5, 5))
+    exact = conv.plain_conv2d(x, w, conv_geometry(1, 2, 1, 1))
+    errors = {}
+    for way in ("winograd", "rows"):
+        with taking(way):
+            y = ops.conv2d(x.astype(np.float32), w.astype(np.float32), padding=2)
+        errors[way] = np.abs(y - exact).max() / np.abs(exact).max()
+    assert errors["rows"] < 1e-6 < errors["winograd"] < 1e-5
 
 
 @every_way
@@ -133,11 +176,28 @@ def test_results_lie_in_memory_as_the_next_operation_likes_them(way):
 
 
 @every_way
-def test_mixed_precisions_compute_in_the_wider_one(way):
+@pytest.mark.parametrize("narrow", range(3))
+def test_mixed_precisions_compute_in_the_wider_one(way, narrow):
+    rng, geometry = np.random.default_rng(0), conv_geometry(1, 1, 1, 1)
+    arrays = [rng.normal(size=shape) for shape in ((2, 3, 6, 5), (2, 3, 3, 3), (2, 2, 6, 5))]
+    arrays[narrow] = arrays[narrow].astype(np.float32)
+    x, w, g = arrays
+    wide, problem = [a.astype(np.float64) for a in arrays], Problem(x.shape, w.shape, g.shape, geometry)
     with taking(way):
-        y = ops.conv2d(np.ones((2, 3, 5, 5), np.float32), np.ones((2, 3, 3, 3)))
-    assert y.dtype == np.float64
-    assert (y == 27).all()
+        if narrow != 2:
+            agree(fast.conv2d(x, w, problem), conv.plain_conv2d(*wide[:2], geometry), 27, way)
+        if narrow != 0:
+            agree(fast.input_grad(g, w, problem), conv.plain_input_grad(wide[2], wide[1], x.shape, geometry), 18, way)
+        if narrow != 1:
+            agree(fast.weight_grad(x, g, problem), conv.plain_weight_grad(wide[0], wide[2], w.shape, geometry), 60, way)
+
+
+@pytest.mark.parametrize("setting", ["stride", "dilation", "groups"])
+def test_winograds_way_is_for_neighbours_of_all_channels(setting):
+    geometry = conv_geometry(**{"stride": 1, "padding": 0, "dilation": 1, "groups": 1, setting: 2})
+    shapes = (8, 64, 20, 20), (64, 32 if setting == "groups" else 64, 5, 5)
+    with taking("winograd"):
+        assert not winograd.wins(Problem(*shapes, output_shape(*shapes, geometry), geometry))
 
 
 # Matrix products ------------------------------------------------------------------------------------------------------
@@ -339,14 +399,20 @@ def gradients(model, x, y):
     return grad(cross_entropy(model(inputs), y), [inputs, *model.parameters()])
 
 
-@pytest.fixture
-def lively(monkeypatch):
-    """Many small parts for many threads, from the smallest sizes on."""
+@pytest.fixture(params=["sums", "winograd"])
+def lively(request, monkeypatch):
+    """Many small parts for many threads, from the smallest sizes on; both by sums of products and by Winograd's way."""
+    monkeypatch.setattr(fast, "WINOGRAD", request.param == "winograd")
+    monkeypatch.setattr(winograd, "WORTH", np.inf)
+    monkeypatch.setattr(winograd, "ELEMENTS", 1 << 14)
     monkeypatch.setattr(parallel, "threads", lambda: 3)
     monkeypatch.setattr(fast, "FEW_ROWS", 0)
     monkeypatch.setattr(linalg, "MEDIUM", 1)
     monkeypatch.setattr(linalg, "LARGE", 1)
     monkeypatch.setattr(parallel.halves, "__kwdefaults__", {"least": 2})
+    winograd.wins.cache_clear()
+    yield
+    winograd.wins.cache_clear()
 
 
 def test_from_several_threads_at_once_each_gets_its_own_result(lively):
@@ -382,15 +448,16 @@ def test_after_an_exception_in_the_middle_all_is_as_before(lively, monkeypatch):
     model, rng = small_convnet(), np.random.default_rng(1)
     x, y = rng.random((20, 1, 12, 12), np.float32), rng.integers(0, 10, 20)
     expected = gradients(model, x, y)
-    calls, add_products = iter(range(100)), blas.add_products
+    module, name = (winograd, "_multiplied") if fast.WINOGRAD else (taps, "add_products")
+    calls, function = iter(range(100)), getattr(module, name)
 
     def failing(*args):
         if next(calls) == 3:
             raise MemoryError("in the middle")
-        add_products(*args)
+        return function(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(taps, "add_products", failing)
+        patch.setattr(module, name, failing)
         with pytest.raises(MemoryError, match="in the middle"):
             gradients(model, x, y)
     for got, right in zip(gradients(model, x, y), expected, strict=True):

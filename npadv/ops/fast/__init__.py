@@ -8,8 +8,10 @@ images, of each image all channels. ``pixels(x)`` is that view, copied only if x
 is a view the other way, so a network pays for the order once, at its input. Pooling and activations like it too: what they
 combine are whole pixels, long contiguous runs.
 
-*Three ways*, by how much there is to multiply at a pixel:
+*Four ways*, by how much there is to multiply at a pixel:
 
+- ``winograd.py``, many channels and filters of up to 5 by 5: by fewer multiplications than the definition has, where that
+  pays for what it takes to get there, and for a digit of precision. ``NPADV_WINOGRAD=off`` does without.
 - ``taps.py``, many channels: moving along a row by j pixels is moving down its matrix by j * N rows, so each tap of the
   filters is a product that reads and writes in place. Nothing is copied; over the padding a product is shorter, or absent.
 - ``rows.py``, fewer: the same, but the taps of a row of the filters together, on images unfolded along their rows.
@@ -20,22 +22,26 @@ combine are whole pixels, long contiguous runs.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 
-from npadv.ops.fast import columns, rows, taps
+from npadv.ops.fast import columns, rows, taps, winograd
 from npadv.ops.fast.pixels import Problem, empty_pixels, flat, images, pixels
 
 LARGE = 3_000_000  # multiplications in a product that is worth a call of its own
 FEW_CHANNELS = 12  # with less, on either side, products along the rows are too thin
 FEW_ROWS = 64  # the same of pixels in a row times images
+WINOGRAD = os.environ.get("NPADV_WINOGRAD") != "off"
 
 
 def conv2d(x: Any, w: Any, problem: Problem) -> Any:
     """Return what ``conv.conv2d_forward`` returns."""
     if thin(problem):
         return columns.forward(x, w, problem)
+    if fewer(problem):
+        return winograd.forward(x, w, problem)
     x, w = pixels(x), taps.matrices(w)
     if not large(problem):
         x, problem = rows.unfolded(x, problem), rows.narrow(problem)
@@ -49,6 +55,8 @@ def input_grad(g: Any, w: Any, problem: Problem) -> Any:
     """Return what ``conv.conv2d_input_grad`` returns."""
     if thin(problem):
         return columns.input_grad(g, w, problem)
+    if fewer(problem):
+        return winograd.input_grad(g, w, problem)
     g, small, fold = pixels(g), problem, False
     if large(problem):
         w = taps.matrices(w.swapaxes(0, 1))
@@ -66,6 +74,8 @@ def weight_grad(x: Any, g: Any, problem: Problem) -> Any:
     """Return what ``conv.conv2d_weight_grad`` returns."""
     if thin(problem):
         return columns.weight_grad(x, g, problem)
+    if fewer(problem):
+        return winograd.weight_grad(x, g, problem)
     k, c, kh, kw = problem.w
     x, g = pixels(x), pixels(g)
     if not large(problem):
@@ -78,6 +88,11 @@ def thin(problem: Problem) -> bool:
     """Whether products along the rows are not worth their calls: then whole windows are laid out."""
     (n, k, _, width), (_, c, _, _) = problem.y, problem.x
     return problem.geometry.groups > 1 or min(c, k) < FEW_CHANNELS or n * width < FEW_ROWS
+
+
+def fewer(problem: Problem) -> bool:
+    """Whether to compute with fewer multiplications."""
+    return WINOGRAD and winograd.wins(problem)
 
 
 def large(problem: Problem) -> bool:
