@@ -56,3 +56,12 @@ def interrupts_held() -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def spent(seconds: float) -> str:
+    """Return a time in seconds, to two digits or to whole seconds.
+
+    >>> spent(0.0382), spent(1.46), spent(123.4)
+    ('0.038 s', '1.5 s', '123 s')
+    """
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:,.0f} s"

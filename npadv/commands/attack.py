@@ -28,7 +28,7 @@ from npadv.commands.rubbish import run as run_rubbish
 from npadv.data import Dataset, Split
 from npadv.environment import environment
 from npadv.files import atomic_write, write_json
-from npadv.progress import track
+from npadv.progress import spent, track
 from npadv.report import check_installed, png
 from npadv.report import examples as draw_examples
 
@@ -261,7 +261,7 @@ def sentence(result: dict[str, Any], out: Path) -> str:
     return (
         f"{result['attack']} on {result['network']}{origin} with {result['attacked']:,} images of {result['data']}: "
         f"error {result['clean_error']:.2%}, under attack {result['error']:.2%}{reached}; {distance}; "
-        f"{result['queries_per_example']:,.4g} queries an example; {result['seconds']:.1f} s; results in {out}"
+        f"{result['queries_per_example']:,.4g} queries an example; {spent(result['seconds'])}; results in {out}"
     )
 
 

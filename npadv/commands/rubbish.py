@@ -24,7 +24,7 @@ from npadv.commands.options import Option, keywords, named_by_flags, options_of,
 from npadv.data import Dataset
 from npadv.environment import environment
 from npadv.files import atomic_write, save_arrays, write_json
-from npadv.progress import track
+from npadv.progress import spent, track
 from npadv.report import check_installed, image_grid, png
 
 SHOWN = 20
@@ -199,7 +199,7 @@ def sentence(result: Mapping[str, Any], out: Path) -> str:
     return (
         f"{result['attack']} on {result['network']}, {result['made']:,} inputs of no class: certain of "
         f"{result['confident']:.2%}{hit}; mean confidence {result['mean_confidence']:.2%}; {result['queries']:,} queries; "
-        f"{result['seconds']:.1f} s; results in {out}"
+        f"{spent(result['seconds'])}; results in {out}"
     )
 
 
