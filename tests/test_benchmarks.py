@@ -682,8 +682,12 @@ def test_the_committed_results_are_those_the_readme_tells_of():
     peaks = (round(results["memory"][side]["peak"] / (1 << 20), -1) for side in ("npadv", "torch"))
     assert "peaks at {:.0f} MiB where PyTorch takes {:.0f}".format(*peaks) in readme
     rows = {row["key"]: row for row in results["rows"]}
-    times = [rows["pf1"]["seconds"][side]["median"] * 1e6 for side in ("npadv", "torch", "textbook")]
-    assert "npadv takes {:.0f} us, PyTorch {:.0f} and NumPy by hand, without a tape, {:.0f}".format(*times) in readme
+    times = [rows["pf1"]["seconds"][side]["median"] * 1e6 for side in ("recorded", "torch", "textbook", "npadv", "jax")]
+    text = "npadv takes {:.0f} us, PyTorch {:.0f} and NumPy by hand, without a tape, {:.0f}."
+    assert text.format(*times[:3]) in readme
+    assert "`npadv.Replay` takes {:.0f} us, code that JAX compiled {:.0f};".format(*times[3:]) in readme
+    times = [rows["pf3"]["seconds"][side]["median"] * 1e6 for side in ("npadv", "jax")]
+    assert "784-1200-1200-10, {:.0f} us against {:.0f}.".format(*times) in readme
     slowest = max(row["ratios"]["torch"]["median"] for key, row in rows.items() if key.startswith("g"))
     assert f"up to {slowest:.1f} times as slow as oneDNN's" in readme
 
