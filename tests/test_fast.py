@@ -13,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import arrays, images
 
-from npadv import Tensor, blas, grad, memory, nn, ops, parallel
+from npadv import Tensor, attacks, blas, grad, memory, nn, ops, optim, parallel
+from npadv.defenses import adversarial_training
 from npadv.functional import cross_entropy
 from npadv.ops import conv, fast, linalg
 from npadv.ops.conv import conv_geometry, output_shape
 from npadv.ops.fast import columns, rows, taps, winograd
 from npadv.ops.fast.pixels import Problem, pixels
 from npadv.testing import check_grads
+from npadv.train import classification_loss, gradient_update
 
 # The ways of ops/fast: settings that leave it no choice.
 ALL_ROWS = [(fast, "FEW_CHANNELS", 0), (fast, "FEW_ROWS", 0), (fast, "WINOGRAD", False)]
@@ -62,7 +64,7 @@ def problems(draw, dtype=np.float64, way=""):
     most = (1, 3, 1) if way.startswith("winograd") else (3, 3, 2)  # which knows nothing else
     groups = 1 if way.startswith("winograd") else draw(st.sampled_from([1, 1, 2]))
     stride, padding, dilation = (draw(st.tuples(some, some)) for some in map(st.integers, (1, 0, 1), most))
-    geometry = conv_geometry(stride, padding, dilation, groups)
+    geometry = conv_geometry(stride, padding, dilation, groups, winograd=way.startswith("winograd"))
     c, k = draw(st.integers(1, 5)), draw(st.integers(1, 5)) * groups
     kernel = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
     least = [max(1, d * (n - 1) + 1 - 2 * p) for d, n, p in zip(dilation, kernel, padding, strict=True)]
@@ -112,7 +114,7 @@ def test_images_as_wide_as_results_that_a_stride_has_moved():
 def test_first_and_second_derivatives_by_every_way(way, data):
     x, w, _, geometry = data.draw(problems(way=way).filter(lambda drawn: drawn[0].size < 60))
     with taking(way, threads=2):
-        check_grads(lambda x, w: ops.conv2d(x, w, **geometry._asdict()), [x, w], order=2)
+        check_grads(lambda x, w: conv.conv2d_forward(x, w, geometry=geometry), [x, w], order=2)
 
 
 @pytest.mark.parametrize(
@@ -130,21 +132,42 @@ def test_first_and_second_derivatives_by_every_way(way, data):
     ],
 )
 def test_the_papers_layers_go_the_way_meant_for_them(c, k, size, kernel, padding, crop, expected):
-    geometry = conv_geometry(1, padding, 1, 1, crop)
+    geometry = conv_geometry(1, padding, 1, 1, crop, winograd=True)
     shapes = (128, c, size, size), (k, c, kernel, kernel)
     problem = Problem(*shapes, output_shape(*shapes, geometry), geometry)
     ways = {"columns": fast.thin, "winograd": fast.fewer, "taps": fast.large, "rows": lambda problem: True}
     assert next(way for way, taken in ways.items() if taken(problem)) == expected
+    exact = problem._replace(geometry=geometry._replace(winograd=False))
+    assert not fast.fewer(exact)
 
 
 def test_winograds_way_leaves_out_what_is_cropped():
-    rng, geometry = np.random.default_rng(0), conv_geometry(1, 0, 1, 1, 5)  # a whole tile and more
+    rng, geometry = np.random.default_rng(0), conv_geometry(1, 0, 1, 1, 5, winograd=True)  # a whole tile and more
     x, w = rng.normal(size=(2, 3, 10, 10)), rng.normal(size=(2, 3, 3, 3))
     g = rng.normal(size=output_shape(x.shape, w.shape, geometry))
     problem = Problem(x.shape, w.shape, g.shape, geometry)
     with taking("winograd"):
         agree(fast.conv2d(x, w, problem), conv.plain_conv2d(x, w, geometry), 27, "winograd")
         agree(fast.weight_grad(x, g, problem), conv.plain_weight_grad(x, g, w.shape, geometry), 18, "winograd")
+
+
+def test_training_multiplies_less_and_inference_keeps_all_digits(monkeypatch):
+    asked = []
+    monkeypatch.setattr(winograd, "wins", lambda problem: asked.append(problem) or False)
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(nn.Conv2D(16, 16, 3, rng=rng), nn.MaxPool2D(2), nn.Flatten(), nn.Dense(256, 3, rng=rng))
+    x, y = rng.random((32, 16, 10, 10), np.float32), rng.integers(0, 3, 32)
+    attacks.fgsm(model, x, y, eps=0.1)
+    gradients_of = grad(cross_entropy(model(x, train=True), y), model.parameters())
+    assert len(gradients_of) == 4
+    assert asked == []
+    gradient_update(model, classification_loss, optim.SGD(model.parameters(), 0.1), x, y, rng=rng)
+    assert len(asked) == 2  # forward, and the gradient of the filters
+    asked.clear()
+    gradient_update(model, adversarial_training(0.1), optim.SGD(model.parameters(), 0.1), x, y, rng=rng)
+    assert len(asked) == 6  # the attack's forward and gradient, too
+    model(x)
+    assert len(asked) == 6
 
 
 def test_winograds_way_can_be_refused():
@@ -159,7 +182,7 @@ def test_it_costs_a_digit_and_no_more():
     exact = conv.plain_conv2d(x, w, conv_geometry(1, 2, 1, 1))
     errors = {}
     for way in ("winograd", "rows"):
-        with taking(way):
+        with taking(way), ops.winograd():
             y = ops.conv2d(x.astype(np.float32), w.astype(np.float32), padding=2)
         errors[way] = np.abs(y - exact).max() / np.abs(exact).max()
     assert errors["rows"] < 1e-6 < errors["winograd"] < 1e-5
@@ -169,7 +192,8 @@ def test_it_costs_a_digit_and_no_more():
 def test_results_lie_in_memory_as_the_next_operation_likes_them(way):
     with taking(way):
         x = Tensor(np.ones((3, 4, 6, 5)), requires_grad=True)
-        y = ops.conv2d(x, np.ones((2, 4, 3, 3)))
+        with ops.winograd():
+            y = ops.conv2d(x, np.ones((2, 4, 3, 3)))
         g = grad(y, x, np.ones(y.shape))
     for result in (y.data, g):
         assert np.shares_memory(pixels(result), result)  # a view: nothing is copied
@@ -178,7 +202,7 @@ def test_results_lie_in_memory_as_the_next_operation_likes_them(way):
 @every_way
 @pytest.mark.parametrize("narrow", range(3))
 def test_mixed_precisions_compute_in_the_wider_one(way, narrow):
-    rng, geometry = np.random.default_rng(0), conv_geometry(1, 1, 1, 1)
+    rng, geometry = np.random.default_rng(0), conv_geometry(1, 1, 1, 1, winograd=True)
     arrays = [rng.normal(size=shape) for shape in ((2, 3, 6, 5), (2, 3, 3, 3), (2, 2, 6, 5))]
     arrays[narrow] = arrays[narrow].astype(np.float32)
     x, w, g = arrays
@@ -396,7 +420,9 @@ def small_convnet(seed=0):
 
 def gradients(model, x, y):
     inputs = Tensor(x, requires_grad=True)
-    return grad(cross_entropy(model(inputs), y), [inputs, *model.parameters()])
+    with ops.winograd():
+        loss = cross_entropy(model(inputs), y)
+    return grad(loss, [inputs, *model.parameters()])
 
 
 @pytest.fixture(params=["sums", "winograd"])

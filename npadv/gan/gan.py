@@ -27,6 +27,7 @@ from npadv.backend import like, to_numpy
 from npadv.data.dataset import Split
 from npadv.functional import binary_cross_entropy
 from npadv.nn.module import Module
+from npadv.ops import winograd
 from npadv.optim import Optimizer
 from npadv.train import fit
 
@@ -133,11 +134,12 @@ def play(
         raise ValueError(f"discriminator_steps: expected at least 1, got {discriminator_steps}")
 
     def update(gan: Any, loss: Any, players: Players, x: Any, y: Any, *, rng: np.random.Generator) -> Any:
-        for _ in range(discriminator_steps):
-            d_loss = discriminator_loss(gan, x, rng=rng)
-            players.discriminator.step(grad(d_loss, players.discriminator.parameters))
-        g_loss = generator_loss(gan, len(x), rng=rng, kind=kind)
-        players.generator.step(grad(g_loss, players.generator.parameters))
+        with winograd():
+            for _ in range(discriminator_steps):
+                d_loss = discriminator_loss(gan, x, rng=rng)
+                players.discriminator.step(grad(d_loss, players.discriminator.parameters))
+            g_loss = generator_loss(gan, len(x), rng=rng, kind=kind)
+            players.generator.step(grad(g_loss, players.generator.parameters))
         return d_loss.data
 
     return fit(

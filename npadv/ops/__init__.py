@@ -2,7 +2,7 @@
 
 from npadv.ops import operators as operators  # gives Tensor its operators
 from npadv.ops.blocks import log_kernel_sum, sum_over_blocks
-from npadv.ops.conv import conv2d, conv_transpose2d
+from npadv.ops.conv import conv2d, conv_transpose2d, winograd
 from npadv.ops.dropout import DeviceRandom, dropout
 from npadv.ops.elementwise import (
     abs,
@@ -94,4 +94,5 @@ __all__ = [
     "tanh",
     "transpose",
     "where",
+    "winograd",
 ]

@@ -10,8 +10,10 @@ combine are whole pixels, long contiguous runs.
 
 *Four ways*, by how much there is to multiply at a pixel:
 
-- ``winograd.py``, many channels and filters of up to 5 by 5: by fewer multiplications than the definition has, where that
-  pays for what it takes to get there, and for a digit of precision. ``NPADV_WINOGRAD=off`` does without.
+- ``winograd.py``, many channels and filters of up to 5 by 5: by fewer multiplications than the definition has, where that is
+  faster and where it is allowed, because it costs a digit of precision (``ops.winograd``). Training allows it: its steps
+  are not that exact, but whether an adversarial example is one may hang on the last digit. ``NPADV_WINOGRAD=off`` does
+  without.
 - ``taps.py``, many channels: moving along a row by j pixels is moving down its matrix by j * N rows, so each tap of the
   filters is a product that reads and writes in place. Nothing is copied; over the padding a product is shorter, or absent.
 - ``rows.py``, fewer: the same, but the taps of a row of the filters together, on images unfolded along their rows.
@@ -92,7 +94,7 @@ def thin(problem: Problem) -> bool:
 
 def fewer(problem: Problem) -> bool:
     """Whether to compute with fewer multiplications."""
-    return WINOGRAD and winograd.wins(problem)
+    return WINOGRAD and problem.geometry.winograd and winograd.wins(problem)
 
 
 def large(problem: Problem) -> bool:

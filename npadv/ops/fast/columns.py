@@ -73,7 +73,7 @@ def input_grad(g: Any, w: Any, problem: Problem) -> Any:
     """Return what ``conv.conv2d_input_grad`` returns."""
     filters, g, dtype = _filters(w, problem), pixels(g), np.result_type(g, w)
     (n, channels, h, width), (_, c, kh, kw) = problem.x, problem.w
-    (sh, sw), (ph, pw), (dh, dw), groups, _ = problem.geometry
+    (sh, sw), (ph, pw), (dh, dw), groups, *_ = problem.geometry
     blocks = _blocks(problem)
     shares = _shares(len(blocks))
     strips: list[Any] = [None] * len(shares)
@@ -166,7 +166,7 @@ def _padded(x: Any, problem: Problem) -> Any:
 
 def _windows(p: Any, problem: Problem) -> Any:
     """Return a view of pixels as (groups, KH, KW, C/groups, OH, OW, N): what each tap sees of each window."""
-    (sh, sw), _, (dh, dw), groups, _ = problem.geometry
+    (sh, sw), _, (dh, dw), groups, *_ = problem.geometry
     _, c, kh, kw = problem.w
     seen = sliding_windows(p, (dh * (kh - 1) + 1, dw * (kw - 1) + 1), axis=(0, 1))
     seen = seen[::sh, ::sw, :, :, ::dh, ::dw]  # (OH, OW, N, channels, KH, KW)

@@ -22,7 +22,7 @@ LARGE = 1 << 20  # elements that are worth a second thread
 def narrow(problem: Problem) -> Problem:
     """Return the problem that is left when the images have been unfolded."""
     (n, c, height, _), (k, _, kh, kw), y, geometry = problem
-    (sh, _), (ph, _), (dh, _), groups, _ = geometry
+    (sh, _), (ph, _), (dh, _), groups, *_ = geometry
     return Problem((n, kw * c, height, y[3]), (k, kw * c, kh, 1), y, type(geometry)((sh, 1), (ph, 0), (dh, 1), groups))
 
 
@@ -70,7 +70,7 @@ def turned(g: Any, w: Any, problem: Problem) -> tuple[Any, Any, Problem]:
 
     Along the rows it is a convolution too, of g with the filters turned round, and with what padding leaves of theirs.
     """
-    (sh, _), (ph, pw), (dh, dw), groups, _ = problem.geometry
+    (sh, _), (ph, pw), (dh, dw), groups, *_ = problem.geometry
     (n, c, height, width), (k, _, kh, kw), (_, _, y_height, _) = problem.x, problem.w, problem.y
     kind = type(problem.geometry)
     around = kind((1, 1), (0, (kw - 1) * dw - pw), (1, dw), groups)

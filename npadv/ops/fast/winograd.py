@@ -74,7 +74,7 @@ def _values(n: int, k: int) -> Any:
 @lru_cache(maxsize=256)
 def wins(problem: Problem) -> bool:
     """Whether this way is possible, and faster than others."""
-    (_, c, height, _), (k, _, kh, kw), (_, _, out, across), (stride, (ph, _), dilation, groups, _) = problem
+    (_, c, height, _), (k, _, kh, kw), (_, _, out, across), (stride, (ph, _), dilation, groups, *_) = problem
     if (stride, dilation, groups) != ((1, 1), (1, 1), 1) or max(kh, kw) > MOST_TAPS:
         return False
     reads = sum(max(0, min(out, height + ph - i) - max(0, ph - i)) for i in range(kh))  # of rows of x, by rows of y
