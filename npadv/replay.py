@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from npadv.autodiff import Record, Rule, Tensor, ancestors, as_array, as_gradient, grad, one_like, recording
-from npadv.backend import Array, is_array
+from npadv.autodiff import Record, Rule, Tensor, ancestors, as_array, as_gradient, grad, one_like, recording, value_of
+from npadv.backend import Array, is_array, xp_of
 
 
 class Replay:
@@ -148,6 +148,16 @@ class _Step:
                 return f"{what} of {self.name} was {_brief(a)}, then {_brief(b)}"
         return ""
 
+    def untaped(self, x: Array) -> str:
+        """Return what is the input's own memory, past the tape: one object, whatever is written there from call to call."""
+        shares = xp_of(x).may_share_memory
+        for what, a in self._fixed().items():
+            for part in a if isinstance(a, tuple | list) else (a,):
+                array = value_of(part)
+                if is_array(array) and not isinstance(array, np.generic) and shares(array, x):
+                    return f"{what} of {self.name} was the input itself, past the tape"
+        return ""
+
     def _fixed(self) -> dict[str, Any]:
         """Return what does not come from another step, by name."""
         given = {**dict(enumerate(self.args)), **dict(self.constants)}
@@ -169,6 +179,7 @@ class _Tape:
                     depends.add(len(self.steps))
         self.back = [(place, self.steps[place - 1]) for place in sorted(depends - {0}, reverse=True)]
         self.one = one_like(y.data)
+        self.past = next((what for step in self.steps if (what := step.untaped(x.data))), "")
 
     def run(self, x: Array) -> tuple[Array, Array]:
         """Return the result for another input, and its gradient there."""
@@ -194,7 +205,9 @@ class _Tape:
         return values[-1], as_gradient(cotangents[0], x)
 
     def difference(self, other: _Tape) -> str:
-        """Return the first difference of another recording; nothing if it is the same."""
+        """Return the first difference of another recording, or what makes both useless; nothing if they are the same."""
+        if self.past or other.past:
+            return self.past or other.past
         if len(self.steps) != len(other.steps):
             return f"{len(self.steps)} operations, then {len(other.steps)}"
         return next(filter(None, map(_Step.difference, self.steps, other.steps)), "")
