@@ -69,7 +69,7 @@ class Tensor(Operators):
         "__weakref__",
         "_changed",  # [when the data was last changed in place]: one list for all tensors that look at the same memory
         "_order",  # when it was made: a number no other tensor has, growing with time
-        "_record",  # how: (the primitive, what it was called on, the same as arrays, its settings); None for a leaf
+        "_record",  # how: (the primitive, what it was called on, the same as arrays, its settings, also "kept"); None: a leaf
         "data",
         "grad",
         "requires_grad",
@@ -194,11 +194,12 @@ class Tensor(Operators):
 class Operation:
     """A primitive's entry in the registry: its function on arrays and its gradient rules, one per argument."""
 
-    __slots__ = ("forward", "name", "rules")
+    __slots__ = ("forward", "keeping", "name", "rules")
 
     def __init__(self, name: str, forward: Callable[..., Any]) -> None:
         self.name = name
         self.forward = forward
+        self.keeping: Callable[..., Any] | None = None  # forward, and what it keeps for the rules
         self.rules: Any = _NoRules(name)
 
 
@@ -268,13 +269,17 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
                     recorded = True
             else:
                 values.append(a)
-        value = forward(*values, **kwargs)
+        recorded = recorded and _recording.get()
+        if recorded and op.keeping is not None:
+            value, kwargs["kept"] = op.keeping(*values, **kwargs)
+        else:
+            value = forward(*values, **kwargs)
         y = Tensor.__new__(Tensor)
         y.data = value = value if type(value) is np.ndarray else as_array(value)
         y.grad = None
         y._order = _now()
         y._changed = [0] if value.base is None else _changes_of(value.base, args)  # which is a view's
-        y.requires_grad = recorded = recorded and _recording.get()
+        y.requires_grad = recorded
         y._record = (op, args, values, kwargs) if recorded else None
         return y
 
@@ -296,13 +301,22 @@ def _changes_of(base: Array, args: tuple[Any, ...]) -> list[int]:
     return [0]
 
 
-def defvjp(function: Callable[..., Any], *rules: Rule | None, variadic: bool = False) -> None:
+def defvjp(
+    function: Callable[..., Any],
+    *rules: Rule | None,
+    variadic: bool = False,
+    keeping: Callable[..., tuple[Any, Any]] | None = None,
+) -> None:
     """Give a primitive its gradient rules, one per positional argument; ``None`` marks one that has no gradient.
 
     A rule is called as ``rule(g, y, *args, **kwargs)`` and returns the cotangent of its argument, in that argument's
     shape. It must be written with primitives and operators only, since it runs on Tensors when gradients of gradients
     are wanted. ``variadic=True`` takes a single ``rule(argnum, g, y, *args, **kwargs)`` for primitives of any number of
     arguments.
+
+    ``keeping`` saves the rules from computing twice: a function called like the primitive, in its place where a record is
+    made, that returns ``(value, kept)``. The rules are given ``kept`` as a keyword. It is made of plain arrays, so on Tensors
+    they must do without, or the second derivative misses what depends on the argument through it.
     """
     op = operation_of(function)
     expected = 1 if variadic else len(positional_parameters(op.forward))
@@ -314,6 +328,7 @@ def defvjp(function: Callable[..., Any], *rules: Rule | None, variadic: bool = F
         op.rules = _AnyNumber(rules[0])  # type: ignore[arg-type]
     else:
         op.rules = tuple(rule or _not_differentiable(op.name, i) for i, rule in enumerate(rules))
+    op.keeping = keeping
 
 
 def positional_parameters(function: Callable[..., Any]) -> list[str]:

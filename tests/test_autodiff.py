@@ -323,6 +323,41 @@ def test_rules_are_counted_and_may_refuse(registry):
     assert positional_parameters(pick) == ["x", "which"]
 
 
+def test_what_a_primitive_keeps_reaches_its_rules_and_only_them(registry):
+    runs = []
+
+    @primitive
+    def power(x, *, exponent):
+        runs.append("plain")
+        return x**exponent
+
+    def keeping(x, *, exponent):
+        runs.append("keeping")
+        return x**exponent, x ** (exponent - 1)
+
+    def rule(g, y, x, exponent, kept):
+        assert isinstance(kept, np.ndarray)
+        return g * exponent * (x ** (exponent - 1) if isinstance(x, Tensor) else kept)
+
+    defvjp(power, rule, keeping=keeping)
+    x = leaf([1, 2])
+    with no_record():
+        assert power(x, exponent=3).data.tolist() == power(x.data, exponent=3).tolist() == [1, 8]
+    assert runs == ["plain", "plain"]  # without a record there is nobody to keep it for
+    y = power(x, exponent=3).sum()
+    assert runs == ["plain", "plain", "keeping"]
+    assert grad(y, x).tolist() == grad(y, x).tolist() == [3, 12]
+    first = grad(y, x, create_graph=True)
+    assert grad(first.sum(), x).tolist() == [6, 12]
+    check_grads(lambda x: power(x, exponent=3), [np.array([0.5, -1.2])])
+
+    with pytest.raises(ValueError, match=r"expected 1 rule\(s\)"):
+        defvjp(power)
+    assert operation_of(power).keeping is keeping  # a refused call changes nothing
+    defvjp(power, lambda g, y, x, exponent: g * exponent * x ** (exponent - 1))
+    assert grad(power(x, exponent=3).sum(), x).tolist() == [3, 12]
+
+
 def test_a_ufunc_may_become_a_primitive(registry):
     sine = primitive(np.sin)
     defvjp(sine, lambda g, y, x: g * ops.sqrt(1 - y * y))  # where the cosine is positive

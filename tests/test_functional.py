@@ -128,6 +128,14 @@ def test_at_the_extremes_the_losses_are_the_distances_of_the_logits():
     assert F.kl_divergence(logits, logits[:, ::-1], "none").tolist() == [2e4, 2e4]
 
 
+def test_examples_of_very_different_sizes_do_not_touch_each_other():
+    logits = Tensor(np.array([[1000.0, 1000.0], [0.0, 0.0], [-1000.0, -1000.0]]), requires_grad=True)
+    loss = F.cross_entropy(logits, np.array([0, 1, 0]), reduction="none")
+    np.testing.assert_allclose(loss.data, np.log(2))
+    g = grad(loss, logits, np.ones(3))
+    np.testing.assert_allclose(g, [[-0.5, 0.5], [0.5, -0.5], [-0.5, 0.5]])
+
+
 def test_a_loss_of_float32_stays_float32_whatever_its_targets_are():
     z = Tensor(np.zeros((2, 3), np.float32), requires_grad=True)
     for y in (

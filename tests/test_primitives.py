@@ -375,6 +375,14 @@ def test_the_table_draws_what_it_promises(promise):
 # float32 --------------------------------------------------------------------------------------------------------------
 
 
+def value_and_kept(op, args, kwargs):
+    if op.keeping is None:
+        return np.asarray(op.forward(*args, **kwargs)), {}
+    value, kept = op.keeping(*args, **kwargs)
+    np.testing.assert_array_equal(value, op.forward(*args, **kwargs))
+    return np.asarray(value), {"kept": kept}
+
+
 @every_primitive
 @given(data=st.data())
 def test_float32_stays_float32_and_agrees_with_float64(name, data):
@@ -382,12 +390,12 @@ def test_float32_stays_float32_and_agrees_with_float64(name, data):
     op, places = PRIMITIVES[name], differentiated(args)
     single = [a.astype(np.float32) if i in places else a for i, a in enumerate(args)]
     double = [a.astype(np.float64) if i in places else a for i, a in enumerate(single)]
-    y32, y64 = (np.asarray(op.forward(*some, **kwargs)) for some in (single, double))
+    (y32, kept32), (y64, kept64) = (value_and_kept(op, some, kwargs) for some in (single, double))
     assert y32.dtype == kwargs.get("dtype", np.float32)
     g = np.random.default_rng(0).standard_normal(y64.shape)
     for i in places:
-        got = op.rules[i](g.astype(y32.dtype), y32, *single, **kwargs)
-        expected = op.rules[i](g.astype(y32.dtype).astype(np.float64), y64, *double, **kwargs)
+        got = op.rules[i](g.astype(y32.dtype), y32, *single, **kwargs, **kept32)
+        expected = op.rules[i](g.astype(y32.dtype).astype(np.float64), y64, *double, **kwargs, **kept64)
         assert (got.dtype, got.shape) == (np.float32, args[i].shape)
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max(initial=1))
 

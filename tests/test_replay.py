@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from strategies import seeds
 
 from npadv import Replay, Tensor, defvjp, grad, nn, no_record, ops, primitive
+from npadv.autodiff import PRIMITIVES
 from npadv.functional import cross_entropy, leaky_relu
 from npadv.nn import networks
 
@@ -371,3 +372,60 @@ def test_its_looks_tell_of_every_kind_of_input():
         replay(np.array([float(i)]))
     replay(np.ones((2, 1), np.float32))
     assert repr(replay) == "Replay(squares: float64 (1,) replayed, 2 operations; float32 (2, 1) recorded at one input)"
+
+
+# The program ----------------------------------------------------------------------------------------------------------
+
+
+def test_there_is_a_program_for_each_kind_of_input_that_is_replayed():
+    replay = Replay(loss_of(dense()))
+    x = np.ones((3, 6), np.float32)
+    assert replay.program(x) == ""
+    replay(x)
+    assert replay.program(x) == ""  # of one input, nothing is believed
+    replay(2 * x)
+    calls = [line.split(" = ")[1].split("(")[0] for line in replay.program(x).splitlines() if " = op" in line]
+    assert calls == ["op1_affine", "op2_relu", "op3_affine", "op4_softmax_cross_entropy"]
+    assert replay.program(np.ones((3, 6))) == ""
+    with pytest.raises(TypeError, match="expected an array, got list"):
+        replay.program([1.0])
+
+
+@pytest.mark.parametrize("name", ["y1", "d0", "constant1_1", "rule1_0", "one", "as_gradient", "not a name", "op1_"])
+def test_operations_and_settings_of_any_name_fit_into_a_program(name):
+    def plus(x, c, **settings):
+        return x + c + sum(settings.values())
+
+    plus.__name__ = name
+    known = PRIMITIVES.get(name)
+    plus = primitive(plus)
+    try:
+        defvjp(plus, lambda g, y, x, c, **settings: g, None)
+        settings = {"y1": 1.0, "d0": 2.0, "one": 3.0, "constant1_1": 4.0}
+        function = lambda x: (plus(plus(x, 0.5, **settings), 0.25, y1=7.0) * x).sum()  # noqa: E731
+        assert is_replayed(assert_replays(function, (3,), np.float64))
+    finally:
+        del PRIMITIVES[name]
+        assert known is None
+
+
+def test_what_an_operation_keeps_is_kept_anew_in_every_run():
+    kept_by_calls = []
+
+    @primitive
+    def cubed(x):
+        return x * x * x
+
+    def cubed_and_square(x):
+        kept_by_calls.append(x.copy())
+        return x * x * x, x * x
+
+    defvjp(cubed, lambda g, y, x, kept: g * 3 * kept, keeping=cubed_and_square)
+    replay = Replay(lambda x: cubed(x).sum())
+    try:
+        for value in (1.0, 2.0, 3.0, 4.0):
+            assert replay(np.array([value]))[1] == 3 * value * value
+        assert is_replayed(replay)
+        assert kept_by_calls == [1.0, 2.0, 3.0, 4.0]
+    finally:
+        del PRIMITIVES["cubed"]

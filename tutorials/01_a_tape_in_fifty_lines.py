@@ -557,8 +557,8 @@ for y in (constant * 2.0, npadv.Tensor(1.0, requires_grad=True) * 2.0):
 # %% [markdown]
 # **It can be run again.** A tape is a program: what ran on what, in order. For one image and a small network, making the record
 # takes as long as the arithmetic, and a loop that asks for the gradient of one function at many points makes the same record
-# every time. `npadv.Replay` makes it twice, and if both are the same it sends the next point down the list and the cotangent
-# back up, without a Tensor in between.
+# every time. `npadv.Replay` makes it twice, and if both are the same it writes the list out as a function of Python, a line for
+# each operation and a line for each rule. The next point takes that way, without a Tensor in between.
 
 # %%
 calls = []
@@ -575,7 +575,7 @@ for point in np.random.default_rng(0).normal(size=(10, 3)):
     x = npadv.Tensor(point, requires_grad=True)
     assert np.array_equal(slope, npadv.grad((npadv.ops.tanh(x) * x).sum(), x))  # the same, to the last bit
 assert len(calls) == 2
-print(gradient_of)
+print(gradient_of, gradient_of.program(point), sep="\n\n")
 
 # %% [markdown]
 # Why twice? Because a record does not say why it is there. Ask it to replay `(x * np.sign(x.data)).sum()`, and `print` tells
