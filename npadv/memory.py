@@ -1,4 +1,4 @@
-"""Memory that is freed is kept for the next array, instead of going back to the operating system.
+"""Where arrays lie: memory that is freed is kept for the next one, and what is read again and again begins at a cache line.
 
 A training step makes the same large arrays as the one before. The C library's allocator gives each of them back to the
 system when it is freed, and the system hands out the next one page by page, cleared, at the first touch of every 4 KiB: for
@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+from typing import Any
+
+import numpy as np
 
 KEPT = 1 << 30
 """Bytes: larger arrays, and what lies free beyond this, still go back to the system."""
@@ -32,3 +35,24 @@ def keep_freed() -> bool:
         return False
     mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
     return bool(mallopt(_MMAP_THRESHOLD, KEPT)) and bool(mallopt(_TRIM_THRESHOLD, KEPT))
+
+
+LINE = 64
+"""Bytes that a processor's cache takes in at a time, and that its widest instructions read."""
+
+
+def aligned(x: Any) -> Any:
+    """Return a copy of an array that begins at a cache line; of one that is not NumPy's, or lies in no simple order, any copy.
+
+    NumPy's arrays begin at multiples of 16 bytes. The product of one row with a matrix, which takes as long as reading the
+    matrix, takes a tenth longer then, since three of four reads touch two lines.
+
+    >>> aligned(np.arange(5.0)).ctypes.data % LINE
+    0
+    """
+    if type(x) is not np.ndarray or not x.flags.c_contiguous:
+        return x.copy()
+    memory = np.empty(x.nbytes + LINE, np.uint8)
+    copy = np.ndarray(x.shape, x.dtype, memory, -memory.ctypes.data % LINE)
+    copy[...] = x
+    return copy

@@ -24,6 +24,7 @@ import numpy as np
 from npadv.autodiff import Tensor
 from npadv.backend import like
 from npadv.files import load_arrays, save_arrays, to_json
+from npadv.memory import aligned
 from npadv.nn.parameter import Parameter
 
 ABOUT = "about"
@@ -139,7 +140,7 @@ class Module:
         for _, tensor in self.named_tensors():
             if tensor.dtype.kind == "f":
                 tensor.mark_changed()
-                tensor.data = tensor.data.astype(dtype)
+                tensor.data = aligned(tensor.data.astype(dtype))
         return self
 
     # Looks ----------------------------------------------------------------------------------------------------------

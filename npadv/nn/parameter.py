@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from npadv.autodiff import Tensor
+from npadv.autodiff import Tensor, as_array
 from npadv.backend import Array, xp_of
+from npadv.memory import aligned
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Parameter(Tensor):
     Parameters
     ----------
     data : array
-        Initial values, floating point.
+        Initial values, floating point; copied.
     step_scale : float
         Multiplies the optimizer's step size for this parameter alone.
     constraint : callable, optional
@@ -46,6 +47,6 @@ class Parameter(Tensor):
     __slots__ = ("constraint", "step_scale")
 
     def __init__(self, data: Any, *, step_scale: float = 1.0, constraint: MaxNorm | None = None) -> None:
-        super().__init__(data, requires_grad=True)
+        super().__init__(aligned(as_array(data)), requires_grad=True)
         self.step_scale = step_scale
         self.constraint = constraint

@@ -8,7 +8,10 @@ is differentiated as ``a`` where they are equal, ``relu`` is ``maximum(0, x)`` a
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
+
+import numpy as np
 
 from npadv.autodiff import Tensor, defvjp, primitive, value_of
 from npadv.backend import xp_of
@@ -138,19 +141,54 @@ def sigmoid(x: Any) -> Any:
 def softplus(x: Any) -> Any:
     """Return log(1 + exp(x)), without overflow; its derivative is ``sigmoid``."""
     xp = xp_of(x)
-    return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x)))
+    return xp.maximum(x, _zeros(x)) + xp.log1p(xp.exp(-xp.abs(x)))
 
 
 @primitive
 def relu(x: Any) -> Any:
     """Return maximum(0, x); its derivative at 0 is 0."""
-    return xp_of(x).maximum(x, 0)
+    return xp_of(x).maximum(x, _zeros(x))
 
 
 @primitive
 def astype(x: Any, *, dtype: Any) -> Any:
     """Return x in another floating-point type; the gradient comes back in x's own."""
     return x.astype(dtype)
+
+
+def _zeros(x: Any) -> Any:
+    """Return zeros for the maximum of x and 0: NumPy takes that of two arrays four times as fast as of an array and a number.
+
+    They lie in memory as x does, and are parts of one block for all, read-only.
+    """
+    if type(x) is not np.ndarray or x.size < FEW or x.nbytes > MOST:
+        return _zero(x)
+    block = _BLOCKS.get(x.dtype)
+    if block is None or block.size < x.size:
+        block = _BLOCKS[x.dtype] = np.zeros(x.size, x.dtype)
+        block.flags.writeable = False
+    try:
+        return np.ndarray(x.shape, x.dtype, block, strides=x.strides)
+    except ValueError:  # x is a part of a larger array, and spreads wider than the block
+        return _zero(x)
+
+
+FEW, MOST = 2048, 1 << 24
+"""Elements from which zeros are worth it, and bytes up to which they are kept."""
+
+_BLOCKS: dict[Any, np.ndarray] = {}
+
+
+def _zero(x: Any) -> Any:
+    """Return 0 to compare x with; for NumPy as an array without axes, which it takes in half the time of a number."""
+    return _zero_of(x.dtype) if type(x) is np.ndarray else 0
+
+
+@cache
+def _zero_of(dtype: Any) -> np.ndarray:
+    zero = np.zeros((), dtype)
+    zero.flags.writeable = False
+    return zero
 
 
 def _masked(g: Any, mask: Any) -> Any:
@@ -171,7 +209,7 @@ defvjp(sign, lambda g, y, x: xp_of(value_of(x)).zeros_like(value_of(x)))
 defvjp(tanh, lambda g, y, x: g * (1 - y * y))
 defvjp(sigmoid, lambda g, y, x: g * (y * (1 - y)))
 defvjp(softplus, lambda g, y, x: g * sigmoid(x))
-defvjp(relu, lambda g, y, x: _masked(g, value_of(y) > 0))
+defvjp(relu, lambda g, y, x: _masked(g, value_of(y) > _zero(value_of(y))))
 defvjp(astype, lambda g, y, x, dtype: astype(g, dtype=x.dtype))
 
 

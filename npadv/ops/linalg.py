@@ -104,7 +104,7 @@ def affine(x: Any, w: Any, b: Any) -> Any:
 
 defvjp(
     affine,
-    lambda g, y, x, w, b: matmul(g, _transposed(w)),
+    lambda g, y, x, w, b: matmul(g, _transposed(w)) if isinstance(g, Tensor) else _product(g, w.T),
     lambda g, y, x, w, b: matmul(_transposed(x), g),
     lambda g, y, x, w, b: sum_to(g, shape=b.shape),
 )

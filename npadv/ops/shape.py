@@ -161,9 +161,15 @@ defvjp(
 
 @primitive
 def pad(x: Any, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Any:
-    """Return x with (before, after) elements of a constant value around it, along each axis."""
-    # An array of no axes has no widths, and NumPy asks for one all the same.
-    return xp_of(x).pad(x, widths or 0, constant_values=value)
+    """Return x with (before, after) elements of a constant value around it, along each axis; it lies in memory as x does."""
+    if len(widths) != x.ndim or min(map(min, widths), default=0) < 0:
+        raise ValueError(
+            f"pad(widths): expected (before, after), at least 0, for each of {x.ndim} axes, got {widths!r}"
+        )
+    shape = tuple(before + n + after for (before, after), n in zip(widths, x.shape, strict=True))
+    y = xp_of(x).full_like(x, value, shape=shape)
+    y[tuple(slice(before, before + n) for (before, _), n in zip(widths, x.shape, strict=True))] = x
+    return y
 
 
 defvjp(

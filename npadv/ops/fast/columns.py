@@ -15,7 +15,7 @@ import numpy as np
 
 from npadv import parallel
 from npadv.backend import sliding_windows
-from npadv.ops.fast.pixels import Problem, empty_pixels, images, pixels
+from npadv.ops.fast.pixels import Problem, apart, empty_pixels, images, pixels
 
 CACHED = 1 << 17  # elements of the matrix of columns that is made at a time
 BLOCKS = 8  # of rows, at least, where there are so many: to share out
@@ -27,6 +27,7 @@ It copies those of a larger one into an order that suits it, and where the filte
 multiplying. So a block's columns are multiplied in pieces: as a stack of matrices, in one call.
 """
 SHORTEST = 128  # rows of such a piece
+COLOURS = 3  # images of so few channels are a data set's, in C order, and what is added to them should lie as they do
 
 _scratch = parallel.Scratch()
 
@@ -108,7 +109,8 @@ def input_grad(g: Any, w: Any, problem: Problem) -> Any:
     dx = np.zeros((h + 2 * ph, width + 2 * pw, n, channels), dtype=dtype)
     for top, strip in strips:
         dx[top : top + len(strip)] += strip
-    return images(np.ascontiguousarray(dx[ph : ph + h, pw : pw + width]))
+    dx = images(dx[ph : ph + h, pw : pw + width])
+    return np.ascontiguousarray(dx) if channels <= COLOURS else images(pixels(dx))
 
 
 class Block(NamedTuple):
@@ -160,7 +162,7 @@ def _padded(x: Any, problem: Problem) -> Any:
         return pixels(x)
     n, c, h, w = x.shape
     padded = np.zeros((h + 2 * ph, w + 2 * pw, n, c), dtype=x.dtype)
-    padded[ph : ph + h, pw : pw + w] = x.transpose(2, 3, 0, 1)
+    padded[ph : ph + h, pw : pw + w] = apart(x).transpose(2, 3, 0, 1)
     return padded
 
 
