@@ -31,7 +31,7 @@ LAUNCHES = []
 
 NAMES = """
 abs arange arctanh argsort ascontiguousarray broadcast_to clip concatenate copy copyto cumsum empty_like equal exp eye full
-full_like isfinite log log1p maximum may_share_memory minimum moveaxis multiply nonzero ones ones_like sign sqrt stack
+full_like greater isfinite log log1p maximum may_share_memory minimum moveaxis multiply nonzero ones ones_like sign sqrt stack
 take_along_axis tanh where zeros zeros_like
 """
 

@@ -39,7 +39,7 @@ import npadv
 from npadv import Tensor, grad, ops
 from npadv.autodiff import PRIMITIVES, Operation, primitive, value_of
 from npadv.ops.conv import conv2d_forward, conv2d_input_grad, conv2d_weight_grad, conv_geometry, output_shape
-from npadv.ops.pool import _winners, windows
+from npadv.ops.pool import windows
 from npadv.testing import check_grads
 
 # The table: for each primitive, a strategy that draws (args, kwargs). Arrays of float64 among the args are
@@ -224,7 +224,7 @@ def poolings(draw, *, of="x", maximum=False):
     where = windows(shape, size, stride, padding, ceil_mode)
     x = draw(images(shape, distinct))
     out = (*shape[:2], *where.out)
-    winners = [_winners(x, PRIMITIVES["max_pool2d_forward"].forward(x, where=where), where)] if maximum else []
+    winners = [PRIMITIVES["max_pool2d_forward"].keeping(x, where=where)[1]] if maximum else []
     if of == "x":
         return (x,), {"where": where}
     if of == "g":
@@ -865,6 +865,15 @@ def test_pooling_is_its_formula(size, stride, extra, padded, ceil_mode, seed):
     assert ops.max_pool2d(x, size, stride=stride, padding=padding, ceil_mode=ceil_mode).tolist() == highest.tolist()
     means = naive_pool(lambda window: window.sum(axis=(2, 3)) / np.prod(size), x, size, stride, padding)
     np.testing.assert_allclose(ops.avg_pool2d(x, size, stride=stride, padding=padding), means, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_maximum_that_is_no_number_has_no_winner(place):
+    x = Tensor(np.arange(8.0).reshape(1, 1, 2, 4), requires_grad=True)
+    x.data[0, 0, place // 2, place % 2] = np.nan
+    y = ops.max_pool2d(x, 2)
+    assert np.isnan(y.data).tolist() == [[[[True, False]]]]
+    assert grad(y, x, np.ones(y.shape)).tolist() == [[[[0, 0, 0, 0], [0, 0, 0, 1]]]]
 
 
 def test_the_stride_of_a_pooling_is_its_size_by_default():

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from npadv.autodiff import defvjp, primitive, value_of
+from npadv.autodiff import defvjp, primitive
 from npadv.backend import xp_of
 from npadv.ops.conv import Pair, full_images, padded_images, pair
 from npadv.parallel import halves
@@ -121,17 +121,42 @@ def max_pool2d(
 @primitive
 def max_pool2d_forward(x: Any, *, where: Windows) -> Any:
     """Return the maximum over the taps."""
-    xp = xp_of(x)
-    first, *rest = where.taps(where.pad(x, -xp.inf))
-    y = xp.empty_like(first)
-
-    def rows(y: Any, first: Any, *rest: Any) -> None:
-        xp.copyto(y, first)
-        for tap in rest:
-            xp.maximum(y, tap, out=y)
-
-    by_rows(rows, y, first, *rest)
+    first, *rest = where.taps(where.pad(x, -xp_of(x).inf))
+    y = xp_of(x).empty_like(first)
+    by_rows(_maximum, y, first, *rest)
     return y
+
+
+def _maximum(y: Any, first: Any, *rest: Any) -> None:
+    xp = xp_of(y)
+    xp.copyto(y, first)
+    for tap in rest:
+        xp.maximum(y, tap, out=y)
+
+
+def _maximum_and_winners(x: Any, where: Windows) -> tuple[Any, list[Any]]:
+    """Return the maximum, and one boolean (N, C, OH, OW) per tap: whether it is the first that equals the maximum."""
+    xp = xp_of(x)
+    taps = where.taps(where.pad(x, -xp.inf))
+    y = xp.empty_like(taps[0])
+    winners = [xp.empty_like(y, dtype=bool) for _ in taps]
+    by_rows(_find, y, *taps, *winners)
+    return y, winners
+
+
+def _find(y: Any, *taps_and_winners: Any) -> None:
+    """Compute the maximum and who wins, each tap read once: the last that is larger than all before it."""
+    xp, half = xp_of(y), len(taps_and_winners) // 2
+    (first, *taps), (first_wins, *winners) = taps_and_winners[:half], taps_and_winners[half:]
+    xp.copyto(y, first)
+    for tap, wins in zip(taps, winners, strict=True):
+        xp.greater(tap, y, out=wins)
+        xp.maximum(y, tap, out=y)
+    free = y == y  # NaN has no winner
+    for wins in reversed(winners):
+        wins &= free
+        free ^= wins
+    xp.copyto(first_wins, free)
 
 
 @primitive
@@ -150,26 +175,10 @@ def max_pick2d(u: Any, winners: Any, *, where: Windows) -> Any:
     return y
 
 
-def _winners(x: Any, y: Any, where: Windows) -> list[Any]:
-    """Return one boolean (N, C, OH, OW) per tap; over all taps exactly one is true, the first that equals the maximum."""
-    xp = xp_of(x)
-    taps = where.taps(where.pad(x, -xp.inf))
-    masks = [xp.empty_like(y, dtype=bool) for _ in taps]
-
-    def rows(y: Any, *taps_and_masks: Any) -> None:
-        free = y == y
-        for tap, won in zip(taps_and_masks[: len(taps)], taps_and_masks[len(taps) :], strict=True):
-            xp.equal(tap, y, out=won)
-            won &= free
-            free ^= won
-
-    by_rows(rows, y, *taps, *masks)
-    return masks
-
-
 defvjp(
     max_pool2d_forward,
-    lambda g, y, x, where: max_unpool2d(g, _winners(value_of(x), value_of(y), where), where=where, shape=x.shape),
+    lambda g, y, x, where, kept: max_unpool2d(g, kept, where=where, shape=x.shape),
+    keeping=_maximum_and_winners,
 )
 defvjp(max_unpool2d, lambda u, y, g, winners, where, shape: max_pick2d(u, winners, where=where), None)
 defvjp(max_pick2d, lambda g, y, u, winners, where: max_unpool2d(g, winners, where=where, shape=u.shape), None)
