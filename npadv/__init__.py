@@ -7,10 +7,10 @@
 array([2., 4.])
 """
 
-from npadv import memory
 from npadv import ops as ops  # first of what computes: it gives Tensor its operators
 from npadv.autodiff import Tensor, defvjp, grad, no_record, primitive
-from npadv.derivatives import hvp, jacobian, jvp
+from npadv.autodiff.derivatives import hvp, jacobian, jvp
+from npadv.fast import memory
 from npadv.replay import Replay
 
 memory.keep_freed()

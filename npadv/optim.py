@@ -17,7 +17,7 @@ import numpy as np
 from npadv import capture, kernels
 from npadv.autodiff import Tensor
 from npadv.backend import Array, like, to_numpy, xp_of
-from npadv.parallel import halves
+from npadv.fast.parallel import halves
 
 Schedule = Callable[[int, int], float]
 

@@ -13,8 +13,8 @@ from npadv import Tensor, ops
 from npadv.attacks import fgsm, pgd, substitute, transfer_attack
 from npadv.attacks.result import predict
 from npadv.attacks.substitute import augment
+from npadv.autodiff.derivatives import jacobian
 from npadv.data import digits
-from npadv.derivatives import jacobian
 from npadv.files import load_arrays, save_arrays
 from npadv.functional import softmax
 from npadv.nn import Dense, Dropout, Flatten, ReLU, Sequential, network

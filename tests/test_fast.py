@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import arrays, images
 
-from npadv import Tensor, attacks, blas, grad, memory, nn, ops, optim, parallel
+from npadv import Tensor, attacks, grad, nn, ops, optim
 from npadv.defenses import adversarial_training
+from npadv.fast import blas, im2col, memory, parallel, row_im2col, shifted_gemm, winograd
+from npadv.fast import conv as fast
+from npadv.fast.layout import Problem, pixels
 from npadv.functional import cross_entropy
-from npadv.ops import conv, fast, linalg
+from npadv.ops import conv, linalg
 from npadv.ops.conv import conv_geometry, output_shape
-from npadv.ops.fast import columns, rows, taps, winograd
-from npadv.ops.fast.pixels import Problem, pixels
 from npadv.testing import check_grads
 from npadv.train import classification_loss, gradient_update
 
@@ -30,17 +31,17 @@ WAYS = {
     "winograd": WINOGRAD,
     "winograd, an image at a time": [*WINOGRAD, (winograd, "ELEMENTS", 1)],
     "taps": [*ALL_ROWS, (fast, "LARGE", 0)],
-    "taps, by small tiles": [*ALL_ROWS, (fast, "LARGE", 0), (taps, "TILE", (1, 2))],
-    "rows": [*ALL_ROWS, (fast, "LARGE", 1 << 60), (rows, "LARGE", 0)],
+    "taps, by small tiles": [*ALL_ROWS, (fast, "LARGE", 0), (shifted_gemm, "TILE", (1, 2))],
+    "rows": [*ALL_ROWS, (fast, "LARGE", 1 << 60), (row_im2col, "LARGE", 0)],
     "columns": [(fast, "FEW_CHANNELS", 1 << 60)],
-    "columns, all rows at once": [(fast, "FEW_CHANNELS", 1 << 60), (columns, "BLOCKS", 1)],
-    "columns, some rows at once": [(fast, "FEW_CHANNELS", 1 << 60), (columns, "BLOCKS", 3)],
-    "columns, in pieces": [(fast, "FEW_CHANNELS", 1 << 60), (columns, "SMALL", 32), (columns, "SHORTEST", 1)],
-    "columns, one pixel at a time": [(fast, "FEW_CHANNELS", 1 << 60), (columns, "CACHED", 1)],
+    "columns, all rows at once": [(fast, "FEW_CHANNELS", 1 << 60), (im2col, "BLOCKS", 1)],
+    "columns, some rows at once": [(fast, "FEW_CHANNELS", 1 << 60), (im2col, "BLOCKS", 3)],
+    "columns, in pieces": [(fast, "FEW_CHANNELS", 1 << 60), (im2col, "SMALL", 32), (im2col, "SHORTEST", 1)],
+    "columns, one pixel at a time": [(fast, "FEW_CHANNELS", 1 << 60), (im2col, "CACHED", 1)],
 }
 
 
-REMEMBERED = (columns._blocks, columns._pieces, taps.tiles, winograd.wins)  # what a way changes
+REMEMBERED = (im2col._blocks, im2col._pieces, shifted_gemm.tiles, winograd.wins)  # what a way changes
 every_way = pytest.mark.parametrize("way", WAYS)
 
 
@@ -171,7 +172,7 @@ def test_training_multiplies_less_and_inference_keeps_all_digits(monkeypatch):
 
 
 def test_winograds_way_can_be_refused():
-    code = "from npadv.ops import fast; print(fast.WINOGRAD)"
+    code = "from npadv.fast import conv as fast; print(fast.WINOGRAD)"
     assert run_python(code, NPADV_WINOGRAD="off").split() == ["False"]
     assert run_python(code).split() == ["True"]
 
@@ -277,7 +278,7 @@ def run_python(code, **environment):
 
 
 def test_blas_can_be_left_alone():
-    code = "from npadv import blas; print(blas._GEMM, blas.threads())"
+    code = "from npadv.fast import blas; print(blas._GEMM, blas.threads())"
     assert run_python(code, NPADV_BLAS="numpy").split() == ["{}", "1"]
 
 
@@ -318,7 +319,7 @@ def test_every_part_runs_once_and_several_threads_take_part(three):
 
 def test_blas_has_one_thread_meanwhile_and_its_own_again_afterwards():
     code = """
-from npadv import blas, parallel
+from npadv.fast import blas, parallel
 seen = [blas._get_threads()]
 parallel.run(lambda i: seen.append(blas._get_threads()), 6)
 with blas.one_thread():
@@ -359,7 +360,7 @@ def test_an_exception_comes_out_and_the_workers_stay_usable(three, failing):
 def test_ctrl_c_while_waiting_for_the_others_leaves_them_idle():
     code = """
 import signal, threading, time
-from npadv import parallel
+from npadv.fast import parallel
 parallel.threads = lambda: 2
 done, begun = [], threading.Event()
 
@@ -474,7 +475,7 @@ def test_after_an_exception_in_the_middle_all_is_as_before(lively, monkeypatch):
     model, rng = small_convnet(), np.random.default_rng(1)
     x, y = rng.random((20, 1, 12, 12), np.float32), rng.integers(0, 10, 20)
     expected = gradients(model, x, y)
-    module, name = (winograd, "_multiplied") if fast.WINOGRAD else (taps, "add_products")
+    module, name = (winograd, "_multiplied") if fast.WINOGRAD else (shifted_gemm, "add_products")
     calls, function = iter(range(100)), getattr(module, name)
 
     def failing(*args):
@@ -493,7 +494,7 @@ def test_after_an_exception_in_the_middle_all_is_as_before(lively, monkeypatch):
 def test_a_forked_child_has_workers_of_its_own_and_all_of_blas():
     code = """
 import os
-from npadv import blas, parallel
+from npadv.fast import blas, parallel
 children = []
 
 def part(i):  # in the middle of other work, while BLAS is held to one thread
@@ -596,7 +597,7 @@ def test_after_the_first_steps_no_new_memory_is_taken():
 
 @pytest.mark.parametrize("setting", [{"NPADV_MALLOC": "system"}, {"MALLOC_TRIM_THRESHOLD_": "131072"}])
 def test_memory_can_be_left_to_the_system(setting):
-    assert run_python("from npadv import memory; print(memory.keep_freed())", **setting).strip() == "False"
+    assert run_python("from npadv.fast import memory; print(memory.keep_freed())", **setting).strip() == "False"
 
 
 def test_without_the_settings_nothing_happens(monkeypatch):

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from strategies import arrays, images
 
 from npadv import Tensor, grad, nn, ops
-from npadv.memory import LINE, aligned
+from npadv.fast.layout import PAGE, apart, pixels
+from npadv.fast.layout import images as as_images
+from npadv.fast.memory import LINE, aligned
 from npadv.nn.parameter import Parameter
 from npadv.ops import conv, elementwise
 from npadv.ops.conv import conv_geometry, output_shape
-from npadv.ops.fast.pixels import PAGE, apart, pixels
-from npadv.ops.fast.pixels import images as as_images
 
 # Cache lines ----------------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from strategies import seeds
 
 from npadv import Tensor, grad, ops
 from npadv.attacks import carlini_wagner, fgsm, jsma, linearized, pgd
+from npadv.autodiff.derivatives import jacobian
 from npadv.data import digits
-from npadv.derivatives import jacobian
 from npadv.files import load_arrays, save_arrays
 from npadv.functional import cross_entropy, softmax
 from npadv.nn import NearestNeighbour, SmoothedNearestNeighbour, neighbours

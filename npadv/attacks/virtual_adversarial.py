@@ -34,8 +34,8 @@ from npadv.attacks.result import (
     look,
 )
 from npadv.autodiff import Tensor, no_record
+from npadv.autodiff.derivatives import hvp
 from npadv.backend import Array, like, xp_of
-from npadv.derivatives import hvp
 from npadv.functional import kl_divergence
 from npadv.norms import steepest_ascent_direction
 

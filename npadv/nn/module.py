@@ -23,8 +23,8 @@ import numpy as np
 
 from npadv.autodiff import Tensor
 from npadv.backend import like
+from npadv.fast.memory import aligned
 from npadv.files import load_arrays, save_arrays, to_json
-from npadv.memory import aligned
 from npadv.nn.parameter import Parameter
 
 ABOUT = "about"

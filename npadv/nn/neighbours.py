@@ -31,7 +31,7 @@ from npadv.autodiff import Tensor, value_of
 from npadv.backend import Array, is_array, like, to_numpy, xp_of
 from npadv.functional import check_labels, log_softmax
 from npadv.nn.module import Module
-from npadv.ops.blocks import Block
+from npadv.ops.chunked import Block
 
 CELLS = 1 << 20
 """Elements of the largest array that a block makes, be it its points or their distances from the batch."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from npadv.autodiff import Tensor, as_array
 from npadv.backend import Array, xp_of
-from npadv.memory import aligned
+from npadv.fast.memory import aligned
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Every primitive beside its gradient rule."""
 
 from npadv.ops import operators as operators  # gives Tensor its operators
-from npadv.ops.blocks import log_kernel_sum, sum_over_blocks
+from npadv.ops.chunked import log_kernel_sum, sum_over_blocks
 from npadv.ops.conv import conv2d, conv_transpose2d, winograd
 from npadv.ops.dropout import DeviceRandom, dropout
 from npadv.ops.elementwise import (

@@ -24,8 +24,8 @@ import numpy as np
 from npadv import kernels
 from npadv.autodiff import defvjp, primitive
 from npadv.backend import sliding_windows, xp_of
-from npadv.ops import fast
-from npadv.ops.fast.pixels import Problem, images
+from npadv.fast import conv as fast
+from npadv.fast.layout import Problem, images
 
 Pair = tuple[int, int]
 Shape = tuple[int, ...]

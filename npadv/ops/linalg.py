@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from npadv import capture, kernels, parallel
+from npadv import capture, kernels
 from npadv.autodiff import Tensor, defvjp, primitive
 from npadv.backend import xp_of
-from npadv.blas import one_thread
+from npadv.fast import parallel
+from npadv.fast.blas import one_thread
 from npadv.ops.shape import expand_dims, reshape, sum_to, swap_last_axes, transpose, unbroadcast
 
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from npadv.autodiff import defvjp, primitive
 from npadv.backend import xp_of
+from npadv.fast.parallel import halves
 from npadv.ops.conv import Pair, full_images, padded_images, pair
-from npadv.parallel import halves
 
 
 class Windows(NamedTuple):

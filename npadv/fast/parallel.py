@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from npadv.blas import one_thread, threads
+from npadv.fast.blas import one_thread, threads
 
 
 def run(part: Callable[[int], Any], parts: int) -> None:

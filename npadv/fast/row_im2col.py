@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from npadv import parallel
-from npadv.ops.fast.pixels import Problem
+from npadv.fast import parallel
+from npadv.fast.layout import Problem
 
 LARGE = 1 << 20  # elements that are worth a second thread
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from npadv import parallel
-from npadv.blas import Span, add_products, add_transposed_products
-from npadv.ops.fast.pixels import Problem
+from npadv.fast import parallel
+from npadv.fast.blas import Span, add_products, add_transposed_products
+from npadv.fast.layout import Problem
 
 TILE = 512, 1024  # rows of a result that are summed up at a time, at least and at most
 

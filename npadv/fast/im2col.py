@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npadv import parallel
 from npadv.backend import sliding_windows
-from npadv.ops.fast.pixels import Problem, apart, empty_pixels, images, pixels
+from npadv.fast import parallel
+from npadv.fast.layout import Problem, apart, empty_pixels, images, pixels
 
 CACHED = 1 << 17  # elements of the matrix of columns that is made at a time
 BLOCKS = 8  # of rows, at least, where there are so many: to share out

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npadv.memory import LINE
+from npadv.fast.memory import LINE
 
 PAGE = 4096  # bytes
 

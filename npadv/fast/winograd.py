@@ -27,10 +27,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npadv import parallel
 from npadv.backend import sliding_windows
-from npadv.blas import one_thread
-from npadv.ops.fast.pixels import Problem, empty_pixels, images, pixels
+from npadv.fast import parallel
+from npadv.fast.blas import one_thread
+from npadv.fast.layout import Problem, empty_pixels, images, pixels
 
 SIDE = 4  # m: outputs of a tile along an axis
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # and infinity, where a polynomial's value is its last coefficient

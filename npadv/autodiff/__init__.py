@@ -28,7 +28,7 @@ import numpy as np
 from npadv.backend import Array, is_array, shape_of, to_device, to_numpy, xp_of
 
 if TYPE_CHECKING:
-    from npadv.declarations import Operators  # x + y, x.sum(): installed by the operations, a floor above
+    from npadv.autodiff.operators import Operators  # x + y, x.sum(): installed by the operations, a floor above
 else:
     Operators = object
 

@@ -19,7 +19,7 @@ combine are whole pixels, long contiguous runs.
 - ``rows.py``, fewer: the same, but the taps of a row of the filters together, on images unfolded along their rows.
 - ``columns.py``, one or three channels, strides along the row, groups: windows laid out as columns, a block at a time.
 
-*Threads.* Tiles, taps and blocks are independent of each other, and shared out (``npadv/parallel.py``).
+*Threads.* Tiles, taps and blocks are independent of each other, and shared out (``npadv/fast/parallel.py``).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from npadv.ops.fast import columns, rows, taps, winograd
-from npadv.ops.fast.pixels import Problem, empty_pixels, flat, images, pixels
+from npadv.fast import im2col, row_im2col, shifted_gemm, winograd
+from npadv.fast.layout import Problem, empty_pixels, flat, images, pixels
 
 LARGE = 3_000_000  # multiplications in a product that is worth a call of its own
 FEW_CHANNELS = 12  # with less, on either side, products along the rows are too thin
@@ -41,48 +41,48 @@ WINOGRAD = os.environ.get("NPADV_WINOGRAD") != "off"
 def conv2d(x: Any, w: Any, problem: Problem) -> Any:
     """Return what ``conv.conv2d_forward`` returns."""
     if thin(problem):
-        return columns.forward(x, w, problem)
+        return im2col.forward(x, w, problem)
     if fewer(problem):
         return winograd.forward(x, w, problem)
-    x, w = pixels(x), taps.matrices(w)
+    x, w = pixels(x), shifted_gemm.matrices(w)
     if not large(problem):
-        x, problem = rows.unfolded(x, problem), rows.narrow(problem)
+        x, problem = row_im2col.unfolded(x, problem), row_im2col.narrow(problem)
         w = w.reshape(problem.w[2], problem.w[1], problem.w[0])
     y = empty_pixels(problem.y, np.result_type(x, w))
-    taps.gather(flat(x), w, flat(y), taps.tiles(problem, backward=False))
+    shifted_gemm.gather(flat(x), w, flat(y), shifted_gemm.tiles(problem, backward=False))
     return images(y)
 
 
 def input_grad(g: Any, w: Any, problem: Problem) -> Any:
     """Return what ``conv.conv2d_input_grad`` returns."""
     if thin(problem):
-        return columns.input_grad(g, w, problem)
+        return im2col.input_grad(g, w, problem)
     if fewer(problem):
         return winograd.input_grad(g, w, problem)
     g, small, fold = pixels(g), problem, False
     if large(problem):
-        w = taps.matrices(w.swapaxes(0, 1))
-    elif rows.shorter(problem):
-        g, w, small = rows.turned(g, w, problem)
+        w = shifted_gemm.matrices(w.swapaxes(0, 1))
+    elif row_im2col.shorter(problem):
+        g, w, small = row_im2col.turned(g, w, problem)
     else:
-        small, fold = rows.narrow(problem), True
+        small, fold = row_im2col.narrow(problem), True
         w = np.ascontiguousarray(w.transpose(2, 0, 3, 1)).reshape(small.w[2], small.w[0], small.w[1])
     dx = empty_pixels(small.x, np.result_type(g, w))
-    taps.gather(flat(g), w, flat(dx), taps.tiles(small, backward=True))
-    return images(rows.folded(dx, problem) if fold else dx)
+    shifted_gemm.gather(flat(g), w, flat(dx), shifted_gemm.tiles(small, backward=True))
+    return images(row_im2col.folded(dx, problem) if fold else dx)
 
 
 def weight_grad(x: Any, g: Any, problem: Problem) -> Any:
     """Return what ``conv.conv2d_weight_grad`` returns."""
     if thin(problem):
-        return columns.weight_grad(x, g, problem)
+        return im2col.weight_grad(x, g, problem)
     if fewer(problem):
         return winograd.weight_grad(x, g, problem)
     k, c, kh, kw = problem.w
     x, g = pixels(x), pixels(g)
     if not large(problem):
-        x, problem = rows.unfolded(x, problem), rows.narrow(problem)
-    dw = taps.gather_weights(flat(x), flat(g), problem)
+        x, problem = row_im2col.unfolded(x, problem), row_im2col.narrow(problem)
+    dw = shifted_gemm.gather_weights(flat(x), flat(g), problem)
     return dw.reshape(kh, kw, c, k).transpose(3, 2, 0, 1)
 
 
