@@ -6,10 +6,10 @@ one likes at the price of one launch. It repeats every launch to the letter: the
 number that Python passed as an argument as it was then. So
 
 - a batch is copied into arrays that stay where they are, and each shape of batch has a graph of its own;
-- what changes from step to step lies in the device's memory: random state, step size, momentum (:func:`changing`);
-- what the host does besides, such as counting updates, it does again at each replay (:func:`each_time`);
-- what Python decided from a setting holds as long as the setting does (:func:`assume`), else the step is recorded anew;
-- nothing may look at a value, for there is none yet; a check of labels waits for the batch to come (:func:`unseen`);
+- what changes from step to step lies in the device's memory: random state, step size, momentum (:func:`device_scalars`);
+- what the host does besides, such as counting updates, it does again at each replay (:func:`on_replay`);
+- what Python decided from a setting holds as long as the setting does (:func:`guard`), else the step is recorded anew;
+- nothing may look at a value, for there is none yet; a check of labels waits for the batch to come (:func:`defer_check`);
 - the memory of a graph's intermediate results is a pool of its own, from which nobody else is given any.
 
 Everything else that Python computes in a step is what it was in the step that was recorded.
@@ -218,11 +218,11 @@ def active() -> bool:
     return _current.get() is not None
 
 
-def changing(numbers: Callable[[], Sequence[float]], reference: Array) -> Array:
+def device_scalars(numbers: Callable[[], Sequence[float]], reference: Array) -> Array:
     """Return numbers as an array of float64 on the device of ``reference``, which kernels read when they run.
 
     In a recorded step ``numbers`` is called again, and the array filled, before each replay: in the order in which this
-    and :func:`each_time` were called.
+    and :func:`on_replay` were called.
     """
     record = _current.get()
     if record is None or not record.recording:
@@ -233,21 +233,21 @@ def changing(numbers: Callable[[], Sequence[float]], reference: Array) -> Array:
     return kept.array
 
 
-def each_time(action: Callable[[], object]) -> None:
+def on_replay(action: Callable[[], object]) -> None:
     """Have the host do something before each replay of the step that is being recorded; now, the caller does it."""
     record = _current.get()
     if record is not None and record.recording:
         record.actions.append(action)
 
 
-def assume(facts: Callable[[], Sequence[Any]]) -> None:
+def guard(facts: Callable[[], Sequence[Any]]) -> None:
     """Have the step recorded anew when ``facts()`` are others than now: numbers by value, arrays by identity."""
     record = _current.get()
     if record is not None and record.recording:
         record.assumed.append((facts, list(facts())))
 
 
-def unseen(array: Array, check: Callable[[Array], object]) -> bool:
+def defer_check(array: Array, check: Callable[[Array], object]) -> bool:
     """Tell whether the values of an array cannot be looked at, because the step is being recorded.
 
     If the array is one of the step's batch, ``check`` is called with the one on the host that takes its place, now and

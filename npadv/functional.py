@@ -132,7 +132,7 @@ def binary_cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> 
 
 
 def _check_probabilities(targets: Any) -> None:
-    if capture.unseen(targets, _check_probabilities):
+    if capture.defer_check(targets, _check_probabilities):
         return
     low, high = _range(targets)
     if not 0 <= low <= high <= 1:
@@ -180,7 +180,7 @@ def check_labels(labels: Any, classes: int, n: int | None = None, name: str = "l
         )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{name}: expected integer classes 0..{classes - 1}, got dtype {labels.dtype}")
-    if capture.unseen(labels, lambda batch: check_labels(batch, classes, n, name)):
+    if capture.defer_check(labels, lambda batch: check_labels(batch, classes, n, name)):
         return labels
     unsigned = labels.view(f"u{labels.itemsize}")  # in which a negative one, too, is too large
     if labels.size and unsigned[unsigned.argmax()] >= classes:
@@ -196,7 +196,7 @@ def check_soft_targets(targets: Any, shape: tuple[int, ...]) -> None:
     values = value_of(targets)
     if values.dtype.kind != "f":
         raise ValueError(f"targets: expected floating-point weights for each class, got dtype {values.dtype}")
-    if capture.unseen(values, lambda batch: check_soft_targets(batch, shape)):
+    if capture.defer_check(values, lambda batch: check_soft_targets(batch, shape)):
         return
     low, high = _range(values)
     if not 0 <= low <= high < float("inf"):

@@ -151,8 +151,8 @@ class Optimizer:
             if constraint is not None:
                 constraint(p.data)
         self._count()
-        capture.each_time(self._count)
-        capture.assume(self._assumed)
+        capture.on_replay(self._count)
+        capture.guard(self._assumed)
 
     def _count(self) -> None:
         """Do the host's part of a step."""
@@ -180,7 +180,7 @@ class Optimizer:
         rule = next(kind for kind in type(self).__mro__ if "update" in vars(kind))
         if "update_on_device" not in vars(rule):
             raise NotImplementedError(f"{rule.__name__} defines update, and no update_on_device for captured steps")
-        return capture.changing(self.settings, self.parameters[0].data)
+        return capture.device_scalars(self.settings, self.parameters[0].data)
 
     def _assumed(self) -> list[Any]:
         """Return what a recorded step has as it is: settings that are no schedules, and where the arrays lie."""

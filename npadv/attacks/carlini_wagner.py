@@ -26,9 +26,9 @@ from npadv.attacks.result import (
     check_logits,
     check_positive,
     column,
-    conclude,
+    first_predictions,
     input_gradient,
-    look,
+    make_result,
 )
 from npadv.autodiff import Tensor, value_of
 from npadv.backend import Array, xp_of
@@ -105,7 +105,7 @@ def carlini_wagner(
     check_positive("step", step)
     check_count("searches", searches)
     check_count("steps", steps)
-    logits, y, before = look(model, x, y, targeted=targeted)
+    logits, y, before = first_predictions(model, x, y, targeted=targeted)
     xp, one = xp_of(x), x.dtype.type
     width, away = one(high - low), xp.eye(logits.shape[1], dtype=bool)[y]
 
@@ -149,7 +149,7 @@ def carlini_wagner(
         fails, succeeds = xp.where(found, fails, c), xp.where(found, xp.minimum(succeeds, c), succeeds)
         c = xp.where(xp.isfinite(succeeds), (fails + xp.where(xp.isfinite(succeeds), succeeds, 0)) / 2, c * 10)
 
-    return conclude(
+    return make_result(
         model,
         x,
         best,

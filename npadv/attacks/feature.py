@@ -35,9 +35,9 @@ from npadv.attacks.result import (
     check_in_box,
     check_inputs,
     check_positive,
-    conclude,
+    first_predictions,
     input_gradient,
-    look,
+    make_result,
     predict,
 )
 from npadv.autodiff import Tensor, no_record, value_of
@@ -150,7 +150,7 @@ def feature(
     check_count("at_once", at_once)
     xp, n = xp_of(x), len(x)
     y = xp.zeros(n, dtype=int) + predict(model, guide)  # one for all or one for each
-    _, y, before = look(model, x, y, targeted=True)
+    _, y, before = first_predictions(model, x, y, targeted=True)
     with no_record():
         target = _representation(layer(guide), len(guide))
     apart, flags = _start(layer, x, target)
@@ -177,7 +177,7 @@ def feature(
         "non_finite_gradient": flags["non_finite_gradient"] | like(problem.not_finite, x),
         "not_converged": like(not_converged, x),
     }
-    result = conclude(
+    result = make_result(
         model,
         x,
         x_adv,

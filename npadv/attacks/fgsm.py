@@ -27,8 +27,8 @@ from npadv.attacks.result import (
     check_inputs,
     check_losses,
     check_targets,
-    conclude,
     input_gradient,
+    make_result,
 )
 from npadv.autodiff import Tensor, no_record, value_of
 from npadv.backend import Array, xp_of
@@ -107,7 +107,7 @@ def fgsm(
     x_adv = sign_step(x, -g if targeted else g, eps, bounds)
 
     before = logits.argmax(axis=1)
-    return conclude(model, x, x_adv, y, kind="linf", targeted=targeted, queries=1, before=before, flags=flags)
+    return make_result(model, x, x_adv, y, kind="linf", targeted=targeted, queries=1, before=before, flags=flags)
 
 
 def _raise_loss(

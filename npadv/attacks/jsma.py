@@ -32,9 +32,9 @@ from npadv.attacks.result import (
     check_inputs,
     check_logits,
     check_positive,
-    conclude,
+    first_predictions,
     input_gradient,
-    look,
+    make_result,
 )
 from npadv.autodiff import Tensor, value_of
 from npadv.backend import Array, like, to_numpy, xp_of
@@ -112,7 +112,7 @@ def jsma(
     if pixels is None:
         pixels = max(2, int(np.prod(x.shape[1:])) // 10)
     check_count("pixels", pixels)
-    _, y, before = look(model, x, y, targeted=targeted)
+    _, y, before = first_predictions(model, x, y, targeted=targeted)
     xp, towards = xp_of(x), 1 if increase else -1
 
     x_adv, taken = x.copy(), xp.zeros(len(x), dtype=int)
@@ -157,7 +157,7 @@ def jsma(
         stuck[going[~found]] = True
         going = going[found]
 
-    result = conclude(
+    result = make_result(
         model,
         x,
         x_adv,

@@ -31,7 +31,7 @@ from npadv.attacks.result import (
     check_first_logits,
     check_inputs,
     check_targets,
-    conclude,
+    make_result,
 )
 from npadv.autodiff import no_record
 from npadv.backend import Array, like, to_numpy
@@ -157,7 +157,7 @@ def lbfgs(
         "not_converged": np.array([bool(group) and trial is None for group, trial in zip(found, kept, strict=True)]),
         "non_finite_gradient": problem.not_finite,
     }
-    result = conclude(
+    result = make_result(
         model,
         x,
         x_adv,

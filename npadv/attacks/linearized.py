@@ -34,9 +34,9 @@ from npadv.attacks.result import (
     check_logits,
     check_positive,
     column,
-    conclude,
+    first_predictions,
     input_gradient,
-    look,
+    make_result,
     predict,
 )
 from npadv.autodiff import Tensor
@@ -121,7 +121,7 @@ def linearized(
     check_inputs(x, kind=norm, bounds=bounds)
     check_count("steps", steps)
     check_positive("overshoot", overshoot, zero=True)
-    logits, y, before = look(model, x, y, targeted=targeted)
+    logits, y, before = first_predictions(model, x, y, targeted=targeted)
     xp = xp_of(x)
 
     x_adv, total = x.copy(), xp.zeros_like(x)
@@ -151,7 +151,7 @@ def linearized(
         nearer = norm_of(along - x, norm) < norm_of(x_adv - x, norm)
         x_adv = xp.where(column(nearer, x), along, x_adv)
         queries = queries + 2 * HALVINGS + 1
-    result = conclude(
+    result = make_result(
         model,
         x,
         x_adv,

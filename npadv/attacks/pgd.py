@@ -31,9 +31,9 @@ from npadv.attacks.result import (
     check_logits,
     check_positive,
     column,
-    conclude,
+    first_predictions,
     input_gradient,
-    look,
+    make_result,
 )
 from npadv.autodiff import Tensor, no_record
 from npadv.backend import Array, like, xp_of
@@ -118,7 +118,7 @@ def pgd(
     """
     check_inputs(x, eps=eps, kind=norm, bounds=bounds)
     _check_settings(direction, step, steps, restarts, momentum, random_start, rng)
-    _, y, before = look(model, x, y, targeted=targeted)
+    _, y, before = first_predictions(model, x, y, targeted=targeted)
     climb = _Climb(
         model, y, eps, 2.5 * eps / steps if step is None else step, steps, norm, direction, momentum, targeted, bounds
     )
@@ -138,7 +138,7 @@ def pgd(
             hit, loss = hit | hit_again, xp_of(x).where(better, loss_again, loss)
             best = xp_of(x).where(column(better, x), again, best)
         queries = 1 + restarts * (steps + 1)
-    return conclude(model, x, best, y, kind=norm, targeted=targeted, queries=queries, before=before, flags=flags)
+    return make_result(model, x, best, y, kind=norm, targeted=targeted, queries=queries, before=before, flags=flags)
 
 
 class _Climb(NamedTuple):

@@ -62,7 +62,7 @@ class LossResult(AttackResult):
     loss: Array
 
 
-def look(model: Model, x: Array, y: Any, *, targeted: bool) -> tuple[Array, Array, Array]:
+def first_predictions(model: Model, x: Array, y: Any, *, targeted: bool) -> tuple[Array, Array, Array]:
     """Look at the examples once: return the logits, the labels and the predicted classes."""
     with no_record():
         logits = check_first_logits(model(x), len(x))
@@ -74,7 +74,7 @@ def column(values: Array, x: Array) -> Array:
     return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def conclude(
+def make_result(
     model: Model,
     x: Array,
     x_adv: Array,

@@ -21,9 +21,9 @@ from npadv.attacks.result import (
     check_count,
     check_gradient,
     check_inputs,
-    conclude,
+    first_predictions,
     input_gradient,
-    look,
+    make_result,
 )
 from npadv.autodiff import Tensor
 from npadv.backend import Array, xp_of
@@ -91,7 +91,7 @@ def steepest_ascent(
         check_count("pixels", pixels)
         if norm != "l1":
             raise ValueError(f"pixels: expected norm='l1' with a number of pixels, got norm={norm!r}")
-    _, y, before = look(model, x, y, targeted=targeted)
+    _, y, before = first_predictions(model, x, y, targeted=targeted)
 
     inputs = Tensor(x, requires_grad=True)
     loss = cross_entropy(model(inputs), y, reduction="sum")  # summed: an example's gradient is its own
@@ -99,7 +99,7 @@ def steepest_ascent(
     g = -g if targeted else g
     step = maximise_linear(g, x, eps, norm, bounds) if pixels is None else _few_pixels(g, x, eps, pixels, bounds)
     x_adv = xp_of(x).clip(x + step, *bounds)
-    return conclude(model, x, x_adv, y, kind=norm, targeted=targeted, queries=2, before=before, flags=flags)
+    return make_result(model, x, x_adv, y, kind=norm, targeted=targeted, queries=2, before=before, flags=flags)
 
 
 def _few_pixels(g: Array, x: Array, eps: float, pixels: int, bounds: Bounds) -> Array:

@@ -22,9 +22,9 @@ from npadv.attacks.result import (
     Model,
     check_gradient,
     check_inputs,
-    conclude,
+    first_predictions,
     input_gradient,
-    look,
+    make_result,
 )
 from npadv.autodiff import Tensor
 from npadv.backend import Array, is_array, like, to_numpy, xp_of
@@ -100,7 +100,7 @@ def tangent(
     """
     check_inputs(x, eps=eps, kind="l2", bounds=bounds)
     directions = _orthonormal(basis, x)
-    _, y, before = look(model, x, y, targeted=targeted)
+    _, y, before = first_predictions(model, x, y, targeted=targeted)
     xp = xp_of(x)
 
     inputs = Tensor(x, requires_grad=True)
@@ -117,7 +117,7 @@ def tangent(
     moved = x + x.dtype.type(eps) * step
     x_adv = xp.clip(moved, *bounds)
     left = (x_adv != moved).reshape(len(x), -1).any(axis=1)
-    result = conclude(
+    result = make_result(
         model,
         x,
         x_adv,

@@ -29,9 +29,9 @@ from npadv.attacks.result import (
     check_logits,
     check_positive,
     column,
-    conclude,
+    first_predictions,
     input_gradient,
-    look,
+    make_result,
 )
 from npadv.autodiff import Tensor, no_record
 from npadv.autodiff.derivatives import hvp
@@ -111,7 +111,7 @@ def virtual_adversarial(
         check_positive("xi", xi)
     if not isinstance(rng, np.random.Generator):
         raise ValueError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")
-    logits, y, before = look(model, x, None, targeted=False)
+    logits, y, before = first_predictions(model, x, None, targeted=False)
     xp = xp_of(x)
 
     d = steepest_ascent_direction(like(rng.standard_normal(x.shape).astype(x.dtype), x), "l2")
@@ -141,7 +141,7 @@ def virtual_adversarial(
             divergences.append(kl_divergence(logits, check_logits(model(end), len(x)), reduction="none"))
         ends.append(end)
     better = divergences[1] > divergences[0]
-    result = conclude(
+    result = make_result(
         model,
         x,
         xp.where(column(better, x), ends[1], ends[0]),

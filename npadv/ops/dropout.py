@@ -58,7 +58,7 @@ class DeviceRandom:
         elif draws:
             kernels.dropout_advance(self.memory, draws)
         self._count()
-        capture.each_time(self._count)
+        capture.on_replay(self._count)
 
     def _count(self) -> None:
         self.steps, self.draws = self.steps + 1, 0
