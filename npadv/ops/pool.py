@@ -177,8 +177,8 @@ def max_pick2d(u: Any, winners: Any, *, where: Windows) -> Any:
 
 defvjp(
     max_pool2d_forward,
-    lambda g, y, x, where, kept: max_unpool2d(g, kept, where=where, shape=x.shape),
-    keeping=_maximum_and_winners,
+    lambda g, y, x, where, residuals: max_unpool2d(g, residuals, where=where, shape=x.shape),
+    forward_with_residuals=_maximum_and_winners,
 )
 defvjp(max_unpool2d, lambda u, y, g, winners, where, shape: max_pick2d(u, winners, where=where), None)
 defvjp(max_pick2d, lambda g, y, u, winners, where: max_unpool2d(g, winners, where=where, shape=u.shape), None)

@@ -101,12 +101,12 @@ def _tops(x: Any) -> Any:
     return x.item(x.argmax()) if type(x) is np.ndarray and len(x) == 1 else x.max(axis=1, keepdims=True)
 
 
-def _softmax_cross_entropy_rule(g: Any, y: Any, x: Any, labels: Any, reduction: str, kept: Any) -> Any:
+def _softmax_cross_entropy_rule(g: Any, y: Any, x: Any, labels: Any, reduction: str, residuals: Any) -> Any:
     xp = xp_of(labels)
     if isinstance(x, Tensor):
         error = softmax(x, axis=1) - (labels[:, None] == xp.arange(x.shape[1]))
     else:
-        exps, sums = kept
+        exps, sums = residuals
         error = xp.ascontiguousarray(exps / (sums.reshape(()) if len(x) == 1 else sums[:, None]))
         elements, places = error.reshape(-1), _places(labels, x)
         elements[places] -= 1
@@ -123,7 +123,7 @@ def _places(labels: Any, x: Any) -> Any:
 
 
 defvjp(softmax, lambda g, y, x, axis=-1: y * (g - sum(g * y, axis=axis, keepdims=True)))
-defvjp(softmax_cross_entropy, _softmax_cross_entropy_rule, keeping=_softmax_cross_entropy)
+defvjp(softmax_cross_entropy, _softmax_cross_entropy_rule, forward_with_residuals=_softmax_cross_entropy)
 
 
 def min(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
