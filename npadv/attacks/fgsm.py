@@ -17,19 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from npadv.attacks.result import (
-    AttackResult,
-    Bounds,
-    LossResult,
-    Model,
-    check_first_logits,
-    check_gradient,
-    check_inputs,
-    check_losses,
-    check_targets,
-    input_gradient,
-    make_result,
-)
+from npadv.attacks.checks import check_first_logits, check_inputs, check_losses, check_targets
+from npadv.attacks.result import AttackResult, Bounds, LossResult, Model, check_gradient, input_gradient, make_result
 from npadv.autodiff import Tensor, no_record, value_of
 from npadv.backend import Array, xp_of
 from npadv.functional import cross_entropy

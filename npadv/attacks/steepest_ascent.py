@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from npadv.attacks.checks import check_count, check_inputs
 from npadv.attacks.result import (
     AttackResult,
     Bounds,
     Model,
-    check_count,
     check_gradient,
-    check_inputs,
     first_predictions,
     input_gradient,
     make_result,

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from npadv.attacks.checks import check_inputs
 from npadv.attacks.result import (
     AttackResult,
     Bounds,
     Model,
     check_gradient,
-    check_inputs,
     first_predictions,
     input_gradient,
     make_result,
