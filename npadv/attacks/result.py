@@ -153,6 +153,8 @@ def check_gradient(g: Array) -> tuple[Array, Flags]:
     }
 
 
-def add_flags(flags: Flags, later: Flags) -> Flags:
-    """Return the flags of an iteration: zero at its first gradient, not finite at any."""
+def add_flags(flags: Flags | None, later: Flags) -> Flags:
+    """Return the flags of an iteration: its first gradient was zero, any of its gradients was not finite."""
+    if flags is None:
+        return later
     return {**flags, "non_finite_gradient": flags["non_finite_gradient"] | later["non_finite_gradient"]}

@@ -250,6 +250,10 @@ def transfer_attack(
         Examples.
     y : (N,) integers, optional
         The true classes, or the targets; by default the oracle's own labels of x.
+    targeted : bool
+        Reach the classes y instead of leaving them.
+    **options
+        Options of the attack.
 
     Returns
     -------
