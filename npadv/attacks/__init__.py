@@ -17,7 +17,7 @@ y : (N,) integers, optional
 targeted : bool
     Reach the classes y instead of leaving them.
 bounds : (low, high)
-    The box: the least and the largest value of a pixel.
+    The box: the least and the largest value of a pixel; (-inf, inf) for none.
 
 Returns
 -------
