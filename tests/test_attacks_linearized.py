@@ -10,6 +10,7 @@ from strategies import seeds
 
 from npadv import ops
 from npadv.attacks import linearized
+from npadv.attacks.linearized import steps_to_all, steps_to_nearest
 from npadv.norms import DUAL, NORMS, norm
 
 
@@ -63,6 +64,18 @@ def test_in_the_box_the_radius_is_that_of_a_linear_or_quadratic_programme(seed, 
         y = z.argmax()
         exact = min(distance_by_scipy(w[:, k] - w[:, y], z[y] - z[k], x[i], kind) for k in range(3) if k != y)
         np.testing.assert_allclose(result.radius[i], exact, rtol=1e-5, atol=1e-7)
+
+
+@given(seed=seeds, kind=st.sampled_from(NORMS), boxed=st.booleans())
+def test_of_all_planes_the_nearest_is_found_without_solving_for_each(seed, kind, boxed):
+    rng = np.random.default_rng(seed)
+    w, gap, x = rng.normal(size=(4, 6, 5)), rng.exponential(2, size=(4, 6)), rng.random((4, 5))
+    w[0, :3] = 0
+    bounds = (0.0, 1.0) if boxed else (-np.inf, np.inf)
+    (plain, lengths), (fast, fewer) = (solve(w, gap, x, kind, bounds) for solve in (steps_to_all, steps_to_nearest))
+    np.testing.assert_allclose(fewer.min(axis=1), lengths.min(axis=1), rtol=1e-9)
+    solved = np.isfinite(fewer)
+    np.testing.assert_allclose(fast[solved], plain[solved], rtol=1e-9, atol=1e-12)
 
 
 def test_a_boundary_outside_the_box_is_infinitely_far():
