@@ -14,7 +14,7 @@ from strategies import seeds
 
 from npadv import ops
 from npadv.attacks import JSMAResult, jsma
-from npadv.attacks.jsma import best_pairs, best_pixels
+from npadv.attacks.jsma import best_pairs, best_pixels, compare_all_pairs
 
 
 @pytest.fixture
@@ -44,7 +44,8 @@ def brute_force(a, b, usable):
 def test_the_pair_is_that_of_brute_force(seed, d, kind):
     a, b = values(seed, 4, d, kind)
     usable = np.random.default_rng(seed).random((4, d)) < 0.8
-    for i, (p, q) in enumerate(best_pairs(a, b, usable)):
+    plain = compare_all_pairs(np.where(usable, a, -np.inf), np.where(usable, b, -np.inf)) if d > 1 else []
+    for i, (p, q) in [*enumerate(best_pairs(a, b, usable)), *enumerate(plain)]:
         best = brute_force(a[i], b[i], usable[i])
         if best is None:
             assert (p, q) == (-1, -1)
@@ -53,6 +54,19 @@ def test_the_pair_is_that_of_brute_force(seed, d, kind):
             assert usable[i, [p, q]].all()
             assert a[i, p] + a[i, q] > 0
             assert (a[i, p] + a[i, q]) * (b[i, p] + b[i, q]) == pytest.approx(best, rel=1e-12)
+
+
+@given(seed=seeds, d=st.integers(2, 40), kind=st.sampled_from(["independent", "opposite", "ties"]))
+def test_leaving_out_dominated_pixels_scores_as_much_as_all_pairs(seed, d, kind):
+    a, b = values(seed, 6, d, kind)
+    usable = np.random.default_rng(seed).random((6, d)) < 0.8
+    plain = compare_all_pairs(np.where(usable, a, -np.inf), np.where(usable, b, -np.inf))
+    rows = np.arange(6)
+    scores = [
+        np.where(p >= 0, (a[rows, p] + a[rows, q]) * (b[rows, p] + b[rows, q]), 0)
+        for p, q in (plain.T, best_pairs(a, b, usable).T)
+    ]
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-12)
 
 
 @given(seed=seeds, d=st.integers(1, 8))

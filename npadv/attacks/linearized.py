@@ -38,6 +38,7 @@ from npadv.attacks.result import (
     column,
     first_predictions,
     goal_reached,
+    indices_of,
     input_gradient,
     make_result,
     predict,
@@ -139,7 +140,7 @@ def linearized(
     x_adv, total = x.copy(), xp.zeros_like(x)
     radius, taken = xp.zeros(n, dtype=x.dtype), xp.zeros(n, dtype=int)
     flags = {name: xp.zeros(n, dtype=bool) for name in ("zero_gradient", "non_finite_gradient")}
-    left = _indices(~goal_reached(before, y, targeted))
+    left = indices_of(~goal_reached(before, y, targeted))
     for step in range(steps):
         if len(left) == 0:
             break
@@ -152,7 +153,7 @@ def linearized(
             flags["zero_gradient"][left] = seen["zero_gradient"]
         flags["non_finite_gradient"][left] = flags["non_finite_gradient"][left] | seen["non_finite_gradient"]
         taken[left] = taken[left] + 1
-        left = left[_indices(~goal_reached(predict(model, x_adv[left]), y[left], targeted))]
+        left = left[indices_of(~goal_reached(predict(model, x_adv[left]), y[left], targeted))]
 
     queries = 1 + 2 * taken
     if steps > 1:
@@ -233,8 +234,3 @@ def _first_success(model: Model, x: Array, x_adv: Array, y: Array, targeted: boo
         hit = goal_reached(predict(model, x + column(share, x) * (x_adv - x)), y, targeted)
         fails, succeeds = xp.where(hit, fails, share), xp.where(hit, share, succeeds)
     return xp.where(column(succeeds, x) < 1, x + column(succeeds, x) * (x_adv - x), x_adv)
-
-
-def _indices(mask: Array) -> Array:
-    """Return the indices of the examples that a mask (N,) selects."""
-    return like(np.flatnonzero(to_numpy(mask)), mask)
