@@ -1,4 +1,4 @@
-"""The saliency-map attack: its choice of pixels against brute force, its budget, and what it needs of memory."""
+"""The saliency-map attack: its choice of pixels against brute force, its budget and its memory."""
 
 import itertools
 import resource
@@ -132,7 +132,7 @@ def test_the_budget_of_pixels_is_kept_and_the_direction_too(rng):
             assert result.x_adv.max() <= 1
 
 
-def test_a_pixel_may_be_moved_again_when_no_other_may_be():
+def test_a_pixel_can_be_moved_again_when_the_budget_is_spent():
     w = np.array([[-1.0, 1.0], [-2.0, 2.0]])
     x = np.array([[0.1, 0.1]])
     for pairs in (True, False):
@@ -149,7 +149,7 @@ def test_untargeted_the_predicted_class_is_left(rng):
     assert (result.distance[result.success] > 0).all()
 
 
-def test_those_who_arrive_early_leave_the_others_as_they_were():
+def test_examples_that_arrive_early_do_not_change_the_others():
     rng = np.random.default_rng(1)
     w, v = rng.normal(size=(12, 16)), rng.normal(size=(16, 3))
 
@@ -161,7 +161,7 @@ def test_those_who_arrive_early_leave_the_others_as_they_were():
     arrived = together.success & ~together.flags["already_wrong"]
     assert len(set(together.queries[arrived])) > 2
     first = np.where(arrived, together.queries, 99).argmin()
-    assert together.queries[first + 1 :].max() > together.queries[first]  # some behind it in the batch go on
+    assert together.queries[first + 1 :].max() > together.queries[first]  # later examples in the batch continue
     for i in range(12):
         alone = jsma(bent, x[i : i + 1], y[i : i + 1], theta=0.2, pixels=12, targeted=True)
         np.testing.assert_allclose(together.x_adv[i], alone.x_adv[0], rtol=0, atol=1e-12)

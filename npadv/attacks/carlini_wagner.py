@@ -30,7 +30,7 @@ from npadv.attacks.result import (
     input_gradient,
     make_result,
 )
-from npadv.autodiff import Tensor
+from npadv.autodiff import Tensor, value_of
 from npadv.backend import Array, xp_of
 
 
@@ -61,7 +61,7 @@ def minimise(
         lead = lead_of_goal(output, y, targeted)
         size = ops.sum(ops.reshape(ops.square(point - x), shape=(len(x), -1)), axis=1)
 
-        hit = goal_reached(check_logits(output, len(x)).argmax(axis=1), y, targeted) & (lead.data >= confidence)
+        hit = goal_reached(check_logits(output, len(x)).argmax(axis=1), y, targeted) & (value_of(lead) >= confidence)
         better = hit & (size.data < nearest)
         best, nearest = xp.where(column(better, x), point.data, best), xp.where(better, size.data, nearest)
         if t > steps:
