@@ -29,8 +29,8 @@ from npadv.report import (
     write_page,
 )
 from npadv.report import palette as colours
-from npadv.report.canvas import WRONG, png
 from npadv.report.curves import spread
+from npadv.report.figures import WRONG, png
 
 RNG = np.random.default_rng(0)
 ROWS = [{"epoch": e, "train_loss": 2.0 * 0.5**e, "validation_error": 0.1 / (e + 1)} for e in range(10)]

@@ -20,8 +20,8 @@ from npadv.report import (
     robustness_section,
     transfer_section,
 )
+from npadv.report.church_windows import CLASSES, _boundaries, _colours, _roomiest
 from npadv.report.palette import BLUE
-from npadv.report.windows import CLASSES, _boundaries, _colours, _roomiest
 
 RNG = np.random.default_rng(0)
 RATES = np.array([[0.999, 0.164, np.nan], [0.347, 0.774, 0.0]])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from npadv.report.canvas import as_fractions, place, sheet, text_width
+from npadv.report.figures import as_fractions, place, sheet, text_width
 from npadv.report.palette import INK, MARKERS, MUTED, RULE, SERIES, WHITE
 
 if TYPE_CHECKING:

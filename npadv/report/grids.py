@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from npadv.report.canvas import (
+from npadv.report.figures import (
     WRONG,
     as_fractions,
     as_images,

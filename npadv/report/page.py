@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npadv.files import atomic_write
-from npadv.report.canvas import PIXELS_PER_INCH, needed, png
+from npadv.report.figures import PIXELS_PER_INCH, needed, png
 from npadv.report.palette import DARK, LIGHT
 from npadv.report.text import Table
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from npadv.report.church_windows import church_grid
 from npadv.report.curves import accuracy_curves, distance_curves
-from npadv.report.heat import heat_table
-from npadv.report.norm_rows import norm_grid
+from npadv.report.heatmap import heat_table
+from npadv.report.norm_figure import norm_grid
 from npadv.report.page import Section
 from npadv.report.text import Table, checks_table
-from npadv.report.windows import church_grid
 
 
 def transfer_section(

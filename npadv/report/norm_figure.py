@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from npadv.report.canvas import (
+from npadv.report.figures import (
     as_images,
     check_length,
     check_range,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from npadv.report.canvas import check_length, check_range, place, sheet, text_width, write
+from npadv.report.figures import check_length, check_range, place, sheet, text_width, write
 from npadv.report.palette import BLUE, INK, MUTED, RULE, WHITE
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from npadv.report.canvas import check_length, place, sheet, text_width, write
+from npadv.report.figures import check_length, place, sheet, text_width, write
 from npadv.report.palette import INK, MUTED, RULE, WHITE
 
 if TYPE_CHECKING:
