@@ -66,7 +66,7 @@ class Adapter:
         Default number of examples: fewer for attacks that take seconds an example.
     preset : mapping
         Defaults of a well-known special case that differ from the function's own.
-    what : str
+    description : str
         One sentence that describes the attack; by default the first of the function's docstring.
     success : str
         How a success is named, if it is neither a misclassification nor a reached target.
@@ -81,7 +81,7 @@ class Adapter:
     norm: str = ""
     examples: int = 1000
     preset: Mapping[str, Any] = field(default_factory=dict)
-    what: str = ""
+    description: str = ""
     success: str = ""
     without: tuple[str, ...] = ()
     more: tuple[Option, ...] = ()
@@ -89,7 +89,7 @@ class Adapter:
     @property
     def summary(self) -> str:
         """One sentence that describes the attack, without its full stop."""
-        return self.what or summary(self.attack)
+        return self.description or summary(self.attack)
 
     @property
     def options(self) -> list[Option]:

@@ -21,7 +21,7 @@ ATTACKS: dict[str, Adapter] = {
         attacks.steepest_ascent,
         "[SYN] 5.1, fig. 1",
         preset={"norm": "l1", "pixels": 1, "eps": 1.0},
-        what="Move the one pixel that raises the linearised loss most, as far as it can go",
+        description="Move the one pixel that raises the linearised loss most, as far as it can go",
     ),
     "pgd": Adapter(attacks.pgd, "[WG] 1.3; Madry et al. 2018"),
     "lbfgs": Adapter(attacks.lbfgs, "[WG] 1.2, [SYN] eq. 1; Szegedy et al. 2013", norm="l2", examples=100),
@@ -30,7 +30,7 @@ ATTACKS: dict[str, Adapter] = {
         attacks.linearized,
         "Moosavi-Dezfooli et al. 2016",
         preset={"steps": 50},
-        what="Step across the nearest boundary of the linearised model, again and again until the model agrees",
+        description="Step across the nearest boundary of the linearised model, again and again until the model agrees",
     ),
     "virtual_adversarial": Adapter(attacks.virtual_adversarial, "[WG] 1.2; Miyato et al. 2015", norm="l2"),
     "jsma": Adapter(attacks.jsma, "[WG] 1.2.4; Papernot et al. 2016", norm="pixels", examples=100),
@@ -42,7 +42,7 @@ ATTACKS: dict[str, Adapter] = {
         examples=100,
         without=("layer",),
         more=feature_options(),
-        what="Find, within eps of each example, the image that a layer takes for a training image of another class",
+        description="Find, within eps of each example, the image that a layer takes for a training image of another class",
         success="taken for the guide",
     ),
     "substitute": Substitute(
@@ -51,7 +51,7 @@ ATTACKS: dict[str, Adapter] = {
         norm="linf",
         without=("optimizer", "held_out", "checkpoint", "resume", "progress"),
         more=substitute_options(),
-        what="Attack a black box: train a student on the model's labels alone, and attack the model with the student's examples",
+        description="Attack a black box: train a student on the model's labels, then give it the student's examples",
     ),
 }
 

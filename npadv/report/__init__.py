@@ -1,7 +1,7 @@
-"""Pictures and pages from plain numbers: NumPy arrays, floats and text come in, figures and files come out.
+"""Figures and pages from plain numbers: the input is NumPy arrays, floats and text, the output figures and files.
 
-The report knows nothing of models or attacks. matplotlib and Jinja2 are imported when something is drawn, not before;
-``pip install "npadv[demo]"`` brings both.
+The report imports no model and no attack. matplotlib and Jinja2 are imported when something is drawn, not before;
+``pip install "npadv[demo]"`` installs both.
 """
 
 from npadv.report.church_windows import church_grid
