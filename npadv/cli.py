@@ -17,7 +17,7 @@ from npadv import __version__
 from npadv.commands.parser import Parser
 
 # For each command, its line in `npadv --help` and the texts of its own --help.
-COMMANDS: dict[str, dict[str, str]] = {
+COMMANDS: dict[str, dict[str, Any]] = {
     "demo": {
         "help": "train two networks on handwritten digits, attack them, defend them, and write a page",
         "description": "Train a maxout network and a convnet on real handwritten digits, attack both with the fast gradient "

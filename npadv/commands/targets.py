@@ -47,7 +47,7 @@ def target_classes(
     if target is None:
         return None
     if target == "next":
-        return (labels + 1) % classes
+        return np.asarray((labels + 1) % classes)
     if target == "random":
         return np.asarray((labels + rng.integers(1, classes, len(labels))) % classes)
     if target == "least":

@@ -10,7 +10,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from npadv.environment import environment
 from npadv.files import write_json
 from npadv.nn import NETWORKS, network
 from npadv.recipes import RECIPES, Recipe
-from npadv.train import Training, classification_loss, evaluate, fit
+from npadv.train import Callback, Training, classification_loss, evaluate, fit
 
 
 def add_options(parser: Parser) -> None:
@@ -154,7 +154,7 @@ def _load_data(name: str | None, recipe: Recipe) -> Dataset:
     return dataset.hold_out(recipe.hold_out) if own and recipe.hold_out else dataset
 
 
-def _print_epoch(epochs: int) -> Callable[[Training], None]:
+def _print_epoch(epochs: int) -> Callback:
     """Return a callback that prints a line after each epoch."""
 
     def print_epoch(training: Training) -> None:
