@@ -5,7 +5,7 @@ import pytest
 
 from npadv import Tensor, grad, nn
 from npadv.fast import ENABLED, PAIRS
-from npadv.nn.fusion import pooled_first, uncovered
+from npadv.nn.fusion import pooled_convolution, pooled_first, uncovered
 
 PLAIN, FUSED = PAIRS["npadv.nn.sequential.Sequential.forward"]
 X = np.random.default_rng(1).standard_normal((4, 2, 9, 8)).astype(np.float32)
@@ -69,7 +69,16 @@ def test_pooling_comes_before_several_increasing_layers():
 )
 def test_rows_and_columns_that_no_window_covers_are_left_out(pool, expected):
     assert uncovered(pool, (4, 2, 9, 10)) == expected
-    images = np.random.default_rng(3).standard_normal((4, 2, 11, 12)).astype(np.float32)
+    images, pooled = np.random.default_rng(3).standard_normal((4, 2, 11, 12)).astype(np.float32), []
+
+    class Recording(nn.MaxPool2D):
+        def forward(self, x, *, train, rng):
+            pooled.append(x.shape)
+            return super().forward(x, train=train, rng=rng)
+
+    settings = {"stride": pool.stride, "padding": pool.padding, "ceil_mode": pool.ceil_mode}
+    pooled_convolution(convolution(), Recording(pool.size, **settings), images)
+    assert pooled == [(4, 5, 9 - expected[0], 10 - expected[1])]
     model = nn.Sequential(convolution(), pool)
     np.testing.assert_array_equal(run(FUSED, model, images).data, run(PLAIN, model, images).data)
 
