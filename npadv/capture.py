@@ -242,7 +242,7 @@ def device_scalars(numbers: Callable[[], Sequence[float]], reference: Array) -> 
 
 
 def on_replay(action: Callable[[], object]) -> None:
-    """Call ``action`` before each replay of the step that is being recorded. In the recorded step, the caller does it itself."""
+    """Call ``action`` before each replay of the step being recorded. While it is recorded, the caller does it itself."""
     record = _current_record.get()
     if record is not None and record.recording:
         record.actions.append(action)

@@ -1,4 +1,4 @@
-"""The base of the update rules: the loop over the parameters, what is the same for all rules, and the state.
+"""The base of the update rules: the loop over the parameters, weight decay, constraints and state.
 
 A parameter may have a ``step_scale``, which multiplies the step size for this parameter, and a ``constraint``, which is
 applied after each update.

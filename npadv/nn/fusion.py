@@ -4,9 +4,9 @@ Adding a constant b and applying an increasing function f keep the order of the 
 
     max over a window of f(y + b) = f((max over the window of y) + b)        to the last bit.
 
-On the right, b and f are applied to one number of each window: after pooling over 3 x 3 pixels, to a ninth of them. And the
-convolution that computes y can leave out the rows and columns that no window covers. The gradient of a window goes to its
-largest y; where adding b rounds two of them to the same number, the plain order may choose the other.
+On the right, b and f are applied to one number of each window: a ninth of them after pooling over 3 x 3 pixels. The
+convolution that computes y can also leave out the rows and columns that no window covers. The gradient of a window goes to
+its largest y; where adding b rounds two of them to the same number, the plain order may choose the other one.
 
 ``Sequential`` runs through this module unless ``NPADV_FAST=off``.
 """

@@ -167,7 +167,7 @@ def _walk(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]
     """Yield the tensors of a value with their names; ``seen`` has the ids of those values that were walked before."""
     if not isinstance(value, Tensor | Module | list | tuple | dict) or id(value) in seen:
         return
-    seen.add(id(value))  # a tensor is yielded once, and a module that holds its own parent is no endless walk
+    seen.add(id(value))  # so a tensor is yielded once, and a module may hold its own parent
     if isinstance(value, Tensor):
         yield name, value
         return

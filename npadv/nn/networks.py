@@ -1,4 +1,4 @@
-"""The networks of the two papers, by name, and two small ones for a quick look.
+"""The networks of the two papers, by name, and two small ones for the demo.
 
 Every network takes images (N, C, H, W) with pixels in [0, 1] and returns logits (N, 10). The paper's preprocessing of the
 pixels (standardising, padding) is part of the network. Sources: the published configurations of the maxout networks
