@@ -134,7 +134,8 @@ def fit(
     """
     _check(data, epochs, rng, batch_size)
     training = Training(model, optimizer)
-    step, masks = partial(_step, update, model, loss, optimizer, rng), None
+    step: Callable[[Any, Any], Any] = partial(_step, update, model, loss, optimizer, rng)
+    masks = None
     if capture:
         step, masks = captured_step(update, model, loss, optimizer, rng)
     file = Checkpoint(checkpoint, training, callbacks, rng, masks)
