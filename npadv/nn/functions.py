@@ -9,7 +9,7 @@ import numpy as np
 from npadv import ops
 from npadv.functional import leaky_relu
 from npadv.nn.module import Module
-from npadv.ops.conv import Pair
+from npadv.shapes import Pair
 
 
 class ReLU(Module):

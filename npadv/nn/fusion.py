@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from npadv import ops
+from npadv.fast.conv import with_winograd
 from npadv.nn.functions import LeakyReLU, MaxPool2D, ReLU
 from npadv.nn.layers import Conv2D
-from npadv.ops.conv import Pair, conv_geometry, output_shape
-from npadv.ops.pool import windows
+from npadv.ops.conv import conv2d_forward
+from npadv.shapes import Pair, conv_shapes, pool_shapes
 
 Step = Callable[..., Any]
 
@@ -58,10 +58,9 @@ def is_increasing(step: Any) -> bool:
 
 def pooled_convolution(conv: Conv2D, pool: MaxPool2D, x: Any, **_: Any) -> Any:
     """Return the maxima of x * W, without the rows and columns of x * W that no window covers."""
-    geometry = conv_geometry(conv.stride, conv.padding, conv.dilation, conv.groups)
-    shape = output_shape(x.shape, conv.weight.shape, geometry)
-    settings = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation, "groups": conv.groups}
-    return pool(ops.conv2d(x, conv.weight, crop=uncovered(pool, shape), **settings))
+    shapes = conv_shapes(x.shape, conv.weight.shape, conv.stride, conv.padding, conv.dilation, conv.groups)
+    shapes = shapes.cropped(*uncovered(pool, shapes.y))
+    return pool(conv2d_forward(x, conv.weight, shapes=with_winograd(shapes)))
 
 
 def add_bias(conv: Conv2D, y: Any, **_: Any) -> Any:
@@ -71,6 +70,9 @@ def add_bias(conv: Conv2D, y: Any, **_: Any) -> Any:
 
 def uncovered(pool: MaxPool2D, shape: tuple[int, ...]) -> Pair:
     """Return how many rows and columns at the lower and right edge of images of a shape no window covers."""
-    where = windows(shape, pool.size, pool.stride, pool.padding, pool.ceil_mode)
-    ends = [(n - 1) * s + k - p for n, s, k, p in zip(where.out, where.stride, where.size, where.padding, strict=True)]
+    windows = pool_shapes(shape, pool.size, pool.stride, pool.padding, pool.ceil_mode)
+    ends = [
+        (n - 1) * s + k - p
+        for n, s, k, p in zip(windows.y[2:], windows.stride, windows.size, windows.padding, strict=True)
+    ]
     return max(0, shape[2] - ends[0]), max(0, shape[3] - ends[1])

@@ -16,7 +16,7 @@ from npadv.functional import maxout
 from npadv.nn.initializers import Initializer, he_normal
 from npadv.nn.module import Module
 from npadv.nn.parameter import MaxNorm, Parameter
-from npadv.ops.conv import Pair, pair
+from npadv.shapes import Pair, pair
 
 
 class Dense(Module):
