@@ -217,6 +217,7 @@ print(max(counts[10:]), usage().ru_maxrss - early)
 """
 
 
+@needs_fast
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the C library of Linux has the settings")
 def test_after_the_first_steps_no_new_memory_is_taken():
     faults, growth = map(int, run_python(STEPS).split())

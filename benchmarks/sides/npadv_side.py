@@ -16,6 +16,7 @@ from npadv.functional import cross_entropy
 from npadv.nn import networks
 from npadv.ops import conv
 from npadv.optim import SGD
+from npadv.shapes import conv_shapes
 from npadv.train import classification_loss, gradient_update
 
 Step = Callable[[], Any]

@@ -131,6 +131,7 @@ def conv2d(
 
     Examples
     --------
+    >>> import numpy as np
     >>> x = np.arange(9.0).reshape(1, 1, 3, 3)
     >>> conv2d(x, np.ones((1, 1, 2, 2)))
     array([[[[ 8., 12.],
@@ -180,6 +181,7 @@ def winograd() -> AbstractContextManager[None]:
     of results and gradients are some 4e-6 of the largest element instead of 4e-7. Steps of training are taken so
     (``train.gradient_update``); elsewhere all digits are kept, since an adversarial example may depend on the last one.
 
+    >>> import numpy as np
     >>> with winograd():
     ...     y = conv2d(np.ones((8, 32, 12, 12), np.float32), np.ones((32, 32, 5, 5), np.float32))
     >>> bool(abs(y - 800).max() < 0.01)
