@@ -49,7 +49,9 @@ class SGD(Optimizer):
 
         v <- momentum * v + (1 - dampening) * g,        p <- p - s * v        (Nesterov: p - s * (g + momentum * v)).
 
-    Dampening equal to the momentum makes v an average of gradients. The published code of [SYN] does this.
+    The velocity starts as the first gradient: v = g in the first update, whatever the dampening. Dampening equal to the
+    momentum then makes v an average of gradients. Torch7, with which the published code of [SYN] was run, starts like this,
+    and so does PyTorch.
 
     >>> import numpy as np
     >>> p = Tensor(np.array([1.0]), requires_grad=True)
@@ -69,24 +71,38 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(parameters, step_size, weight_decay)
-        check_setting("momentum", momentum, below=1)
         check_setting("dampening", dampening)
         if nesterov and (dampening or momentum == 0):
             raise ValueError("SGD(nesterov=True): expected momentum and no dampening")
         self.momentum, self.dampening, self.nesterov = momentum, dampening, nesterov
-        if momentum != 0:
-            self.remember("velocity")
 
     def update(self, i: int, p: Array, g: Array, step_size: float) -> None:
         """Apply the rule above."""
         if self.momentum == 0:
             p -= step_size * g
         else:
-            v, momentum = self.memory["velocity"][i], self.now(self.momentum)
-            momentum_step(
-                p, v, g, step_size=step_size, momentum=momentum, dampening=self.dampening, nesterov=self.nesterov
-            )
+            v, momentum, dampening = self.memory["velocity"][i], self.now(self.momentum), self.present_dampening
+            momentum_step(p, v, g, step_size=step_size, momentum=momentum, dampening=dampening, nesterov=self.nesterov)
 
+    @property
+    def momentum(self) -> float | Schedule:
+        """The share of the velocity that stays from update to update; it may be changed between updates."""
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, momentum: float | Schedule) -> None:
+        check_setting("momentum", momentum, below=1)
+        self._momentum = momentum
+        if momentum != 0 and "velocity" not in self.memory:
+            self.remember("velocity")
+            self._velocity_start = self.updates
+
+    @property
+    def present_dampening(self) -> float:
+        """The dampening of the next update: none in the first, where the velocity is 0 and becomes g."""
+        return 0.0 if self.updates == self._velocity_start else self.dampening
+
+    _velocity_start = 0
     settings, update_on_device = optim_on_device.sgd_settings, optim_on_device.sgd
 
 
