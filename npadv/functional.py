@@ -133,7 +133,7 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
 
 def leaky_relu(x: Any, slope: float = 0.01) -> Any:
     """Return x where x > 0, else slope * x."""
-    return ops.where(value_of(x) > 0, x, slope * x)
+    return ops.where(value_of(x) > 0, x, float(slope) * x)
 
 
 def maxout(x: Any, pieces: int, axis: int = 1) -> Any:
@@ -189,6 +189,7 @@ def check_labels(labels: Any, classes: int, n: int | None = None, name: str = "l
         )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{name}: expected integer classes 0..{classes - 1}, got dtype {labels.dtype}")
+    labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)
     if capture.defer_check(labels, lambda batch: check_labels(batch, classes, n, name)):
         return labels
     unsigned = labels.view(f"u{labels.itemsize}")  # in which a negative number is too large as well

@@ -66,7 +66,7 @@ class Optimizer:
 
     def now(self, setting: float | Schedule) -> float:
         """Return the present value of a number or schedule."""
-        return setting(self.updates, self.epoch) if callable(setting) else setting
+        return float(setting(self.updates, self.epoch) if callable(setting) else setting)
 
     def count_update(self) -> None:
         """Count an update, and mark the parameters as changed, so that older records of them give no gradient."""

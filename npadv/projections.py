@@ -47,6 +47,7 @@ def project(x: Array, center: Array, eps: Any, kind: str, bounds: Bounds = None)
         box.
     """
     x, center = as_floating(x), as_floating(center)
+    bounds = bounds and (float(bounds[0]), float(bounds[1]))  # NumPy's numbers would change the precision of the result
     eps = _check_projection(x, center, eps, kind, bounds)
     if x.size == 0:
         return x.copy()

@@ -53,6 +53,11 @@ def player(loss, network):
 
 
 LOSSES = {
+    "adversarial_training, NumPy's numbers": defense(
+        adversarial_training(np.float64(EPS), alpha=np.float64(0.5), bounds=(np.float64(0), np.float64(1))),
+        norm="linf",
+        bounds=(0, 1),
+    ),
     "adversarial_training": defense(adversarial_training(EPS), norm="linf", bounds=(0, 1)),
     "adversarial_training, l2": defense(adversarial_training(EPS, norm="l2"), norm="l2", bounds=(0, 1)),
     "adversarial_training, l1": defense(adversarial_training(EPS, norm="l1", alpha=0), norm="l1", bounds=(0, 1)),

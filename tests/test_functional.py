@@ -236,6 +236,16 @@ def test_the_target_of_binary_cross_entropy_may_be_any_number(number):
         F.binary_cross_entropy(logits, number + np.float32(1))
 
 
+@pytest.mark.parametrize("dtype", [">i2", ">i8", "<i4", ">u4", "u8", "i1"])
+def test_labels_may_have_any_integer_dtype_and_byte_order(dtype):
+    logits = np.random.default_rng(0).standard_normal((3, 4))
+    labels = np.array([0, 3, 1])
+    assert F.cross_entropy(logits, labels.astype(dtype)) == F.cross_entropy(logits, labels)
+    np.testing.assert_array_equal(F.one_hot(labels.astype(dtype), 4), np.eye(4)[labels])
+    with pytest.raises(ValueError, match=r"labels: expected classes 0\.\.3, got values from 0 to 4"):
+        F.cross_entropy(logits, np.array([0, 4, 1], dtype))
+
+
 # Activations ----------------------------------------------------------------------------------------------------------
 
 

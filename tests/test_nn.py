@@ -321,6 +321,15 @@ def test_layers_have_the_settings_of_the_papers_by_default():
     assert not any(layer.bias.data.any() for layer in (conv, dense))
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_settings_that_are_numpys_numbers_keep_float32(train):
+    half, x = np.float64(0.5), np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    layers = [BatchNorm(3, momentum=half, epsilon=half), LeakyReLU(half), Dropout(half), Standardize(half, half)]
+    for layer in layers:
+        assert layer(x, train=train, rng=np.random.default_rng(0)).dtype == np.float32, layer
+        assert all(array.dtype == np.float32 for array in layer.state().values())
+
+
 def test_max_norm_bounds_what_flows_into_each_unit(rng):
     for layer, lengths in (
         (Dense(9, 5, rng=rng, max_norm=0.5), lambda w: np.sqrt((w * w).sum(axis=0))),  # (in, out)

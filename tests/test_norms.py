@@ -92,6 +92,23 @@ def test_the_norm_of_integers_is_that_of_the_same_numbers(kind):
 
 
 @every_norm
+def test_radii_and_bounds_of_numpy_do_not_change_the_precision(kind):
+    x, center = np.array([[2.0, -3.0]], np.float32), np.array([[0.5, 0.25]], np.float32)
+    eps, bounds = np.float64(0.125), (np.float64(0), np.float64(1))
+    for result, plain in (
+        (project(x, center, eps, kind, bounds), project(x, center, 0.125, kind, (0.0, 1.0))),
+        (maximise_linear(x, center, eps, kind, bounds), maximise_linear(x, center, 0.125, kind, (0.0, 1.0))),
+        (
+            smallest_step(x, center, np.ones(1), kind, bounds)[0],
+            smallest_step(x, center, np.ones(1), kind, (0.0, 1.0))[0],
+        ),
+        (sign_step(center, x, eps, bounds), sign_step(center, x, 0.125, (0.0, 1.0))),
+    ):
+        assert result.dtype == np.float32
+        np.testing.assert_array_equal(result, plain)
+
+
+@every_norm
 def test_directions_and_projections_of_integers_are_in_floating_point(kind):
     x, center = np.array([[10, 200]], np.uint8), np.array([[30, 190]], np.uint8)
     wide, middle = x.astype(np.float64), center.astype(np.float64)

@@ -177,6 +177,13 @@ def test_in_place_arithmetic_that_would_change_nothing_is_refused(operator):
     np.testing.assert_array_equal(p.data, START - 0.1)
 
 
+def test_update_rules_have_the_published_defaults():
+    p = Parameter(START.copy())
+    adam, sgd = Adam([p]), SGD([p], 0.1)
+    assert (adam.step_size, adam.betas, adam.epsilon, adam.weight_decay) == (1e-3, (0.9, 0.999), 1e-8, 0)
+    assert (sgd.momentum, sgd.dampening, sgd.nesterov, sgd.weight_decay) == (0, 0, False, 0)
+
+
 # The settings of a parameter ------------------------------------------------------------------------------------------
 
 

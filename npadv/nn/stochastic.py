@@ -85,7 +85,7 @@ class BatchNorm(Module):
     running_variance: Tensor  # (features,)
 
     def __init__(self, features: int, *, affine: bool = True, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
-        self.features, self.momentum, self.epsilon = features, momentum, epsilon
+        self.features, self.momentum, self.epsilon = features, float(momentum), float(epsilon)
         self.scale = Parameter(np.ones(features, np.float32)) if affine else None
         self.shift = Parameter(np.zeros(features, np.float32)) if affine else None
         self.running_mean = Tensor(np.zeros(features, np.float32))
