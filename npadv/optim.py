@@ -23,7 +23,7 @@ __all__ = ["SGD", "Adam", "ExponentialDecay", "InverseDecay", "Linear", "Optimiz
 def momentum_step(
     p: Array, v: Array, g: Array, *, step_size: float, momentum: float, dampening: float, nesterov: bool
 ) -> None:
-    """Take a step of gradient descent with momentum: change the parameter p and the velocity v in place."""
+    """Take a step of gradient descent with momentum: change a parameter p and its velocity v in place."""
     v *= momentum
     v += (1 - dampening) * g if dampening else g
     p -= step_size * (g + momentum * v if nesterov else v)
@@ -33,7 +33,7 @@ def momentum_step(
 def adam_step(
     p: Array, m: Array, v: Array, g: Array, *, step_size: float, betas: tuple[float, float], t: int, epsilon: float
 ) -> None:
-    """Take the t-th step of Adam: change the parameter p and the averages m and v in place."""
+    """Take the t-th step of Adam: change a parameter p and the averages m of g and v of g^2 in place."""
     b1, b2 = betas
     m *= b1
     m += (1 - b1) * g
@@ -102,7 +102,9 @@ class SGD(Optimizer):
         """The dampening of the next update: none in the first, where the velocity is 0 and becomes g."""
         return 0.0 if self.updates == self._velocity_start else self.dampening
 
-    _velocity_start = 0
+    _velocity_start = 0  # the number of updates before the first that has a velocity
+
+    # The same rule as a kernel, for captured steps.
     settings, update_on_device = optim_on_device.sgd_settings, optim_on_device.sgd
 
 
@@ -141,4 +143,5 @@ class Adam(Optimizer):
         m, v = self.memory["mean"][i], self.memory["square"][i]
         adam_step(p, m, v, g, step_size=step_size, betas=self.betas, t=self.updates + 1, epsilon=self.epsilon)
 
+    # The same rule as a kernel, for captured steps.
     settings, update_on_device = optim_on_device.adam_settings, optim_on_device.adam
