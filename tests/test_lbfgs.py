@@ -16,7 +16,8 @@ from benchmarks import __main__ as command_line
 from benchmarks import attacks_lbfgs as benchmark
 from npadv import Tensor, ops
 from npadv.attacks import lbfgs, lbfgs_batched, lbfgs_scipy
-from npadv.attacks.lbfgs_problem import Problem, Search
+from npadv.attacks.lbfgs_problem import PenalizedLoss
+from npadv.attacks.lbfgs_search import Search
 from npadv.backend import to_numpy
 from npadv.functional import cross_entropy, softmax
 from npadv.nn import Dense, ReLU, Sequential, Tanh
@@ -35,14 +36,14 @@ def no_thread_is_left_behind():
     assert not [thread for thread in threading.enumerate() if thread.name == "npadv-lbfgs"]
 
 
-class Recorded(Problem):
+class Recorded(PenalizedLoss):
     """A problem that keeps what its solvers hand in, by example."""
 
     solutions: dict
 
-    def conclude(self, search, solution):
+    def finish(self, search, solution):
         self.solutions.setdefault(search.example, []).append((search.weight, solution))
-        super().conclude(search, solution)
+        super().finish(search, solution)
 
 
 def solve(solver, model, x, targets, weight=1.0, bounds=(0.0, 1.0), at_once=256, **options):
@@ -392,14 +393,14 @@ def test_a_models_exception_comes_out_once(solver, after):
 
 
 def test_a_solvers_own_exception_comes_out_once(monkeypatch):
-    calls, residual = iter(range(10**6)), Problem.residual
+    calls, residual = iter(range(10**6)), PenalizedLoss.residual
 
     def broken(self, *arguments):
         if next(calls) == 3:
             raise BrokenError(threading.current_thread().name)
         return residual(self, *arguments)
 
-    monkeypatch.setattr(Problem, "residual", broken)
+    monkeypatch.setattr(PenalizedLoss, "residual", broken)
     with pytest.raises(BrokenError, match="npadv-lbfgs"):
         lbfgs(row_by_row(0), np.random.default_rng(0).random((5, 6)))
 
@@ -415,7 +416,7 @@ def test_an_interrupt_in_the_model_ends_the_attack(solver):
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs to send a signal to a thread")
 def test_an_interrupt_while_a_solver_computes_ends_the_attack(monkeypatch):
-    main, calls, residual = threading.main_thread().ident, iter(range(10**6)), Problem.residual
+    main, calls, residual = threading.main_thread().ident, iter(range(10**6)), PenalizedLoss.residual
 
     def slow(self, *arguments):
         if next(calls) == 3:
@@ -423,7 +424,7 @@ def test_an_interrupt_while_a_solver_computes_ends_the_attack(monkeypatch):
             time.sleep(0.2)  # the caller waits for this thread, and stops to
         return residual(self, *arguments)
 
-    monkeypatch.setattr(Problem, "residual", slow)
+    monkeypatch.setattr(PenalizedLoss, "residual", slow)
     with pytest.raises(KeyboardInterrupt):
         lbfgs(row_by_row(0), np.random.default_rng(0).random((5, 6)))
 
