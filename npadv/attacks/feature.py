@@ -200,9 +200,9 @@ def feature(
         assert solution is not None
         not_converged[i], residual[i], messages[i] = not solution.converged, solution.residual, solution.message
         iterations[i], evaluations[i] = solution.iterations, solution.evaluations
-        if solution.objective < 1:  # at x it is 1, up to rounding
-            ratio[i] = np.sqrt(solution.objective)
-            x_adv[i] = like(problem.cast(solution.point).reshape(x.shape[1:]), x)
+        point = like(problem.cast(solution.point).reshape(x.shape[1:]), x)
+        if solution.objective < 1 and bool((point != x[i]).any()):  # at x the objective is 1, up to rounding
+            ratio[i], x_adv[i] = np.sqrt(solution.objective), point
     result = make_result(
         model,
         x,
