@@ -9,7 +9,7 @@ from strategies import seeds
 
 from npadv import Tensor, ops
 from npadv.attacks import fgsm, pgd, steepest_ascent
-from npadv.attacks.pgd import _in_ball
+from npadv.attacks.pgd import _random_offsets
 from npadv.functional import cross_entropy
 
 
@@ -72,7 +72,7 @@ def test_targeted_it_goes_the_other_way(rng):
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
 def test_starts_are_uniform_in_the_ball(rng, norm):
     """Of a uniform point of a d-ball of radius r, (size / r)^d is uniform, and every orthant is as likely as the others."""
-    points = _in_ball(rng, np.zeros((40_000, 3)), 0.5, norm)
+    points = _random_offsets(rng, np.zeros((40_000, 3)), 0.5, norm)
     size = {
         "l1": np.abs(points).sum(axis=1),
         "l2": np.sqrt((points**2).sum(axis=1)),

@@ -16,15 +16,12 @@ from __future__ import annotations
 from typing import Any
 
 from npadv import ops
+from npadv.attacks.checks import check_count, check_inputs, check_logits, check_positive
 from npadv.attacks.result import (
     AttackResult,
     Bounds,
     Model,
-    check_count,
     check_gradient,
-    check_inputs,
-    check_logits,
-    check_positive,
     column,
     first_predictions,
     input_gradient,

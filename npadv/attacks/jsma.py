@@ -23,15 +23,12 @@ from typing import Any
 
 import numpy as np
 
+from npadv.attacks.checks import check_count, check_inputs, check_logits, check_positive
 from npadv.attacks.result import (
     AttackResult,
     Bounds,
     Model,
-    check_count,
     check_gradient,
-    check_inputs,
-    check_logits,
-    check_positive,
     first_predictions,
     input_gradient,
     make_result,

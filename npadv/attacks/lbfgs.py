@@ -23,17 +23,10 @@ import numpy as np
 
 from npadv.attacks import lbfgs_batched, lbfgs_scipy
 from npadv.attacks.box_optimization import BoxProblem, Job
+from npadv.attacks.checks import check_count, check_inputs
 from npadv.attacks.lbfgs_problem import PenalizedLoss
 from npadv.attacks.lbfgs_search import Search, Trial
-from npadv.attacks.result import (
-    AttackResult,
-    Bounds,
-    Model,
-    check_count,
-    check_inputs,
-    first_predictions,
-    make_result,
-)
+from npadv.attacks.result import AttackResult, Bounds, Model, first_predictions, make_result
 from npadv.backend import Array, like, to_numpy
 
 SOLVERS: dict[str, Callable[[BoxProblem[Any], Sequence[Job], int], None]] = {

@@ -16,8 +16,9 @@ import numpy as np
 
 from npadv import ops
 from npadv.attacks.box_optimization import Box, BoxProblem, Evaluation, ProblemData, Solution, rowdot
+from npadv.attacks.checks import check_logits
 from npadv.attacks.lbfgs_search import Search, Trial
-from npadv.attacks.result import Bounds, Model, check_logits
+from npadv.attacks.result import Bounds, Model
 from npadv.autodiff import value_of
 from npadv.backend import Array, like, to_numpy, xp_of
 from npadv.functional import cross_entropy
