@@ -21,7 +21,7 @@ from npadv.attacks import (
     gaussian_rubbish,
     gradient_rubbish,
 )
-from npadv.attacks.rubbish_evolution import _crossed, _mutate
+from npadv.attacks.rubbish_evolution import cross, mutate
 from npadv.autodiff import value_of
 from npadv.functional import softmax
 
@@ -297,7 +297,7 @@ def test_a_population_is_one_batch_and_only_outputs_are_used(rng):
 def test_a_champion_may_come_from_another_class():
     """Class 1 is best served by what is good for class 0, moved on: parents are drawn from all champions."""
     parents = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
-    children = _crossed(parents, 30000, 0.0, seeded())
+    children = cross(parents, 30000, 0.0, seeded())
     counts = np.unique(children[:, 0], return_counts=True)[1]
     np.testing.assert_allclose(counts / 30000, 1 / 3, atol=0.015)
     assert (children[:, 0] == children[:, 1]).all()
@@ -305,7 +305,7 @@ def test_a_champion_may_come_from_another_class():
 
 def test_crossover_takes_each_pixel_from_either_parent():
     parents = np.stack([np.full((2, 50), float(k)) for k in range(2)])
-    children = _crossed(parents, 4000, 0.6, seeded())
+    children = cross(parents, 4000, 0.6, seeded())
     share = children.mean(axis=(1, 2))
     mixed = (share > 0) & (share < 1)
     assert mixed.mean() == pytest.approx(0.6 / 2, abs=0.03)  # half of the pairs are of one champion twice
@@ -317,7 +317,7 @@ def test_crossover_takes_each_pixel_from_either_parent():
 @pytest.mark.parametrize("eta", [0.0, 2.0, 15.0])
 def test_mutation_is_polynomial(eta):
     images = np.full((200, 1000), 0.5)
-    _mutate(images, 0.1, eta, 0.0, 1.0, seeded())
+    mutate(images, 0.1, eta, 0.0, 1.0, seeded())
     moved = images != 0.5
     assert moved.mean() == pytest.approx(0.1, rel=0.03)
     delta = images[moved] - 0.5
@@ -331,14 +331,14 @@ def test_mutation_is_polynomial(eta):
 
 def test_mutation_is_in_units_of_the_box():
     images, wide = np.full((100, 100), 0.5, np.float32), np.full((100, 100), 0.0, np.float32)
-    _mutate(images, 1.0, 15.0, np.float32(0), np.float32(1), seeded())
-    _mutate(wide, 1.0, 15.0, np.float32(-5), np.float32(5), seeded())
+    mutate(images, 1.0, 15.0, np.float32(0), np.float32(1), seeded())
+    mutate(wide, 1.0, 15.0, np.float32(-5), np.float32(5), seeded())
     np.testing.assert_allclose(wide, 10 * (images - 0.5), atol=1e-5)
 
 
 def test_the_mutation_rate_is_halved_on_time(monkeypatch, rng):
     rates = []
-    monkeypatch.setattr("npadv.attacks.rubbish_evolution._mutate", lambda images, rate, *rest: rates.append(rate))
+    monkeypatch.setattr("npadv.attacks.rubbish_evolution.mutate", lambda images, rate, *rest: rates.append(rate))
     evolved_rubbish(lambda x: x, (3,), generations=7, population=2, mutation_rate=0.4, halved_every=3, rng=rng)
     assert rates == [0.4] * 3 + [0.2] * 3 + [0.1]
 
@@ -460,12 +460,16 @@ BAD = [
     (confident_errors, {"model": lambda x: x[:, 0]}, r"model: expected logits \(N, K\) = \(3, 2 or more\)"),
     (gaussian_rubbish, {"n": 0}, "n: expected an integer of at least 1, got 0"),
     (gaussian_rubbish, {"n": 2.5}, "n: expected an integer of at least 1, got 2.5"),
-    (gaussian_rubbish, {"shape": 2}, r"shape: expected that of one input, such as \(1, 28, 28\), got 2"),
-    (gaussian_rubbish, {"shape": (2, 0)}, r"shape: expected that of one input, such as \(1, 28, 28\), got \(2, 0\)"),
+    (gaussian_rubbish, {"shape": 2}, r"shape: expected the shape of one input, such as \(1, 28, 28\), got 2"),
+    (
+        gaussian_rubbish,
+        {"shape": (2, 0)},
+        r"shape: expected the shape of one input, such as \(1, 28, 28\), got \(2, 0\)",
+    ),
     (gaussian_rubbish, {"deviation": -1}, "deviation: expected a finite number of at least 0, got -1"),
     (gaussian_rubbish, {"mean": np.inf}, "mean: expected a finite number, got inf"),
     (gaussian_rubbish, {"bounds": (1, 1)}, r"bounds: expected finite \(low, high\) with low < high, got \(1, 1\)"),
-    (gaussian_rubbish, {"dtype": int}, "dtype: expected a floating-point one, got int64"),
+    (gaussian_rubbish, {"dtype": int}, "dtype: expected a floating-point dtype, got int64"),
     (gaussian_rubbish, {"device": "gpu"}, "device: expected one of 'cpu', 'cuda', got 'gpu'"),
     (gaussian_rubbish, {"rng": 3}, r"rng: expected a numpy\.random\.Generator, got int"),
     (gradient_rubbish, {"start": X + 1}, r"start: expected values in the box \[0\.0, 1\.0\], got 1\.5 to 1\.5"),

@@ -366,7 +366,7 @@ def test_an_archive_of_another_run_is_refused(tmp_path):
             run(oracle, checkpoint=path, resume=True, **{**OPTIONS, **options})
         assert oracle.asked == []
     save_arrays(path, {"y": np.zeros(3)})
-    with pytest.raises(ValueError, match=r"asked\.npz: expected an archive of points asked and labels, got another"):
+    with pytest.raises(ValueError, match=r"asked\.npz: expected a query log of points and labels, got another"):
         run(Oracle(), checkpoint=path, resume=True, **OPTIONS)
 
 
