@@ -366,7 +366,7 @@ WRONG = {
     "label shape": (lambda: norms(labels=np.array([3, 7])), r"^labels: expected shape \(3,\)"),
     "again": (
         lambda: norms(images=np.array([[1.0, 0.1], [1.0, 0.5], [1.0, 0.1]])),
-        r"^images: expected different images of the class `true`, got one image again and again",
+        r"^images: expected different images of the class `true`, got copies of one",
     ),
     "same": (lambda: norms(images=np.ones((3, 2))), r"^images: expected one of class 3 that is nearer"),
 }  # fmt: skip
