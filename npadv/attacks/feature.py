@@ -118,8 +118,7 @@ def feature(
     ----------
     model : callable
         Maps a batch (N, ...) to logits (N, K). Its gradient is not used.
-    x : (N, ...) array
-        The source images, within ``bounds``.
+    x, bounds : see npadv.attacks
     guide : (...) or (1, ...) or (N, ...) array
         The image whose representation is imitated: one for all examples, or one for each; within ``bounds``, on x's device.
     layer : callable
@@ -127,8 +126,6 @@ def feature(
         ``Sequential``. The representation of an image must not depend on the rest of the batch.
     eps : float
         The most that a pixel may change, in units of x. The paper takes 10 of 255.
-    bounds : (low, high)
-        The box.
     solver : {"scipy", "batched"}
         SciPy's L-BFGS-B, or npadv's own over the whole batch: see ``lbfgs``.
     max_iterations : int
@@ -147,11 +144,6 @@ def feature(
         lowers the objective. ``flags["zero_gradient"]``: the distance has no gradient at x (dead units), and x is
         returned. ``flags["non_finite_gradient"]``: some gradient had a non-finite element, and 0 was used for it.
         ``flags["already_wrong"]``: x already had the guide's class.
-
-    Raises
-    ------
-    ValueError
-        An argument is not as described; the message names it.
 
     Examples
     --------

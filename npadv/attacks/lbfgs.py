@@ -69,19 +69,11 @@ def lbfgs(
 ) -> LBFGSResult:
     """Find, for each example, the smallest l2 perturbation within the box that changes its class.
 
+    Untargeted, every other class is tried and the nearest success is kept, which costs K - 1 times as much.
+
     Parameters
     ----------
-    model : callable
-        Maps a batch (N, ...) to logits (N, K), recorded by the tape.
-    x : (N, ...) array
-        Examples within ``bounds``.
-    y : (N,) integers, optional
-        The targets, or the true classes to leave; by default the model's own predictions. Untargeted, every other class is
-        tried and the nearest success is kept, which costs K - 1 times as much.
-    targeted : bool
-        Whether y are classes to reach.
-    bounds : (low, high)
-        The box.
+    model, x, y, targeted, bounds : see npadv.attacks
     squared : bool
         Whether the penalty is lambda ||eta||_2^2, as in [WG], or lambda ||eta||_2, as in [SYN] eq. 1. Without the square,
         eta is 0 for all large lambdas, and a success needs a smaller one.
@@ -104,11 +96,6 @@ def lbfgs(
     LBFGSResult
         ``distance`` is in l2. Where no trial succeeded, ``x_adv`` is x and ``flags["not_converged"]`` is true.
         ``flags["non_finite_gradient"]`` marks examples for which some gradient had a non-finite element; 0 was used for it.
-
-    Raises
-    ------
-    ValueError
-        An argument is not as described; the message names it.
 
     Examples
     --------

@@ -83,8 +83,7 @@ def gradient_rubbish(
 
     Parameters
     ----------
-    model : callable
-        Maps a batch (N, ...) to logits (N, K), recorded by the tape.
+    model : see npadv.attacks
     start : (N, ...) array
         The first points, within ``bounds``: noise, or blank images. They are not modified.
     target : (N,) integers
@@ -110,11 +109,6 @@ def gradient_rubbish(
     RubbishResult
         For each input the point of its climb where log p(target) - decay ||x||_2^2 was largest; steps + 3 queries an input.
         ``history`` has log p(target) at all points of the climb. An input's climb does not depend on the others.
-
-    Raises
-    ------
-    ValueError
-        An argument is not as described; the message names it.
 
     Examples
     --------
