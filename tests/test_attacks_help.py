@@ -1,4 +1,4 @@
-"""What help() says of each attack: every parameter, also those that are described once for all attacks."""
+"""help() of each attack describes every parameter, including those that are described once for all attacks."""
 
 import inspect
 

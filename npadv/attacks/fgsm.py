@@ -44,7 +44,7 @@ def fgsm(
         Size of the step in the maximum norm, in units of x.
     loss : callable, optional
         ``loss(output, y)`` gives one number an example, (N,), and replaces the cross-entropy. The model's output and y may
-        then be anything that it takes, and ``targeted`` lowers it.
+        then be of any kind that it takes. With ``targeted`` the step lowers it.
 
     Returns
     -------

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from npadv import ops
 from npadv.attacks.checks import check_first_logits, check_logits, check_targets
 from npadv.autodiff import Tensor, grad, no_record
-from npadv.backend import Array, xp_of
+from npadv.backend import Array, like, to_numpy, xp_of
 from npadv.norms import norm
 
 Model = Callable[[Any], Any]
@@ -94,6 +96,11 @@ def goal_reached(prediction: Array, y: Array, targeted: bool) -> Array:
 def column(values: Array, x: Array) -> Array:
     """Return one number an example (N,) in a shape (N, 1, ...) that broadcasts with x."""
     return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def indices_of(mask: Array) -> Array:
+    """Return the indices of the examples that a mask (N,) selects, on its device."""
+    return like(np.flatnonzero(to_numpy(mask)), mask)
 
 
 # Predictions ----------------------------------------------------------------------------------------------------------

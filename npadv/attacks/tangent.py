@@ -102,7 +102,7 @@ def tangent(
 
 
 def _project_unit(g: Array, directions: Array) -> tuple[Array, Array]:
-    """Return P g / ||P g||_2 and ||P g||_2 / ||g||_2 for orthonormal directions; both 0 where only rounding lies in the plane."""
+    """Return P g / ||P g||_2 and ||P g||_2 / ||g||_2 for orthonormal directions, 0 where only rounding lies in the plane."""
     xp = xp_of(g)
     # Scaled to length 1 first: P g is then small only where little of g lies in the plane.
     unit = steepest_ascent_direction(g, "l2").reshape(len(g), 1, -1)
