@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -52,25 +53,27 @@ def solve(problem: BoxProblem[Any], jobs: Sequence[Job], at_once: int) -> None:
 
 
 class BatchedLBFGS:
-    """B problems, each in the middle of its minimisation. ``PER_SLOT`` names the arrays with one row for each."""
+    """B problems, each in the middle of its minimisation. The arrays below have one row for each."""
 
-    PER_SLOT = (
-        "x",  # (B, D) the present point, and the objective, gradient and ``reached`` there
-        "value",  # (B,)
-        "gradient",  # (B, D)
-        "reached",  # (B,)
-        "direction",  # (B, D)
-        "alpha",  # (B,) the step size along the direction
-        "trial",  # (B, D) the projection of x + alpha direction, to be evaluated next
-        "pairs",  # (B, 2 M, D) M steps s, then M gradient changes y; the k-th pair is at k mod M
-        "stored",  # (B,) the number of pairs stored so far
-        "fresh",  # (B,) whether nothing has been evaluated yet
-        "iterations",  # (B,)
-        "shortened",  # (B,) how often this step has been shortened
-        "evaluations",  # (B,)
-        "past_value",  # (B,) the objective up to PATIENCE iterations ago
-        "past_residual",  # (B,)
-    )
+    # The present point, and the evaluation there.
+    x: Array  # (B, D)
+    value: Array  # (B,)
+    gradient: Array  # (B, D)
+    reached: Array  # (B,)
+    # The step that is being tried.
+    direction: Array  # (B, D)
+    alpha: Array  # (B,) the step size
+    trial: Array  # (B, D) the projection of x + alpha direction, to be evaluated next
+    shortened: Array  # (B,) how often this step has been shortened
+    # The memory.
+    pairs: Array  # (B, 2 M, D) M steps s, then M gradient changes y; the k-th pair is at k mod M
+    stored: Array  # (B,) the number of pairs stored so far
+    # The reasons to stop.
+    fresh: Array  # (B,) whether nothing has been evaluated yet
+    iterations: Array  # (B,)
+    evaluations: Array  # (B,)
+    past_value: Array  # (B,) the objective up to PATIENCE iterations ago
+    past_residual: Array  # (B,)
 
     def advance(self, queued: Iterator[Job]) -> None:
         """Evaluate every slot's trial point; step to it or shorten the step; refill the slots that are solved."""
@@ -204,7 +207,7 @@ class BatchedLBFGS:
         last = self.jobs.pop()
         if slot < len(self.jobs):
             self.jobs[slot] = last
-        for name in self.PER_SLOT:
+        for name in inspect.get_annotations(type(self)):
             setattr(self, name, _without(getattr(self, name), slot))
         self.data = tuple(_without(array, slot) for array in self.data)
 

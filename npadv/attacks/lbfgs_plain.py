@@ -77,15 +77,13 @@ def direction(
     """Return -H g over the free pixels and 0 for the others; without a usable pair, -g at length 1."""
     free = ~(((x <= low) & (g > 0)) | ((x >= high) & (g < 0)))
     g = np.where(free, g, 0)
-    # Among the free pixels alone, a pair may have lost its curvature.
-    pairs = [
-        (s, y) for s, y in ((np.where(free, s, 0), np.where(free, y, 0)) for s, y in pairs) if s @ y > CURVED * y @ y
-    ]
-    downhill = -g / np.linalg.norm(g)
-    if not pairs:
+    cut = [(np.where(free, s, 0), np.where(free, y, 0)) for s, y in pairs]
+    usable = [(s, y) for s, y in cut if s @ y > CURVED * (y @ y)]  # cut down, a pair may have lost its curvature
+    downhill: np.ndarray = -g / np.linalg.norm(g)
+    if not usable:
         return downhill
-    s, y = pairs[-1]
-    d = -two_loops(g, pairs, gamma=(s @ y) / (y @ y))
+    s, y = usable[-1]
+    d: np.ndarray = -two_loops(g, usable, gamma=(s @ y) / (y @ y))
     # The projection onto the box can turn a direction of descent into one of ascent. It cannot do so to -g.
     descends = (np.clip(x + d, low, high) - x) @ g < 0
     return d if descends else downhill

@@ -34,7 +34,7 @@ def solve(problem: BoxProblem[Any], jobs: Sequence[Job], at_once: int) -> None:
     """Solve all problems of all jobs, up to ``at_once`` of them side by side."""
     if len(jobs) == 1 or at_once == 1:
         for job in jobs:
-            run_solver(problem, job, lambda point, job=job: _evaluate(problem, [job], [point])[0])
+            run_solver(problem, job, partial(_evaluate_one, problem, job))
         return
     queued: Iterator[Job] = iter(jobs)
     running: list[tuple[Job, ThreadCoroutine]] = []
@@ -102,6 +102,10 @@ def _evaluate(problem: BoxProblem[Any], jobs: list[Job], points: list[np.ndarray
     evaluation = problem.evaluate(like(np.stack(points), problem.x), jobs, problem.data(jobs))
     values, gradients, reached = (to_numpy(a) for a in evaluation)
     return list(zip(values.tolist(), gradients, reached.tolist(), strict=True))
+
+
+def _evaluate_one(problem: BoxProblem[Any], job: Job, point: np.ndarray) -> Reply:
+    return _evaluate(problem, [job], [point])[0]
 
 
 class ThreadCoroutine:
