@@ -29,6 +29,7 @@ from npadv.attacks.result import (
     goal_reached,
     input_gradient,
     make_result,
+    records,
 )
 from npadv.autodiff import Tensor, value_of
 from npadv.backend import Array, xp_of
@@ -78,6 +79,7 @@ def minimise(
     return best, nearest, flags
 
 
+@records
 def carlini_wagner(
     model: Model,
     x: Array,
@@ -125,12 +127,11 @@ def carlini_wagner(
     >>> bool(result.success[0]), result.x_adv.round(2), round(float(result.distance[0]), 2)  # 0.4 / sqrt(2)
     (True, array([[0.5, 0.5]]), 0.28)
     """
-    check_inputs(x, kind="l2", bounds=bounds)
+    _, bounds = check_inputs(x, kind="l2", bounds=bounds)
     if not -float("inf") < bounds[0] < bounds[1] < float("inf"):
         raise ValueError(f"bounds: expected a finite box, got {bounds!r}")
-    check_positive("confidence", confidence, zero=True)
-    check_positive("weight", weight)
-    check_positive("step", step)
+    confidence = check_positive("confidence", confidence, zero=True)
+    weight, step = check_positive("weight", weight), check_positive("step", step)
     check_count("searches", searches)
     check_count("steps", steps)
     _, y, before = first_predictions(model, x, y, targeted=targeted)

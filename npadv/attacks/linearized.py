@@ -42,6 +42,7 @@ from npadv.attacks.result import (
     input_gradient,
     make_result,
     predict,
+    records,
 )
 from npadv.autodiff import Tensor
 from npadv.backend import Array, like, to_numpy, xp_of
@@ -88,6 +89,7 @@ class LinearizedResult(AttackResult):
     radius: Array
 
 
+@records
 def linearized(
     model: Model,
     x: Array,
@@ -130,9 +132,9 @@ def linearized(
     >>> result.radius.round(12), result.x_adv.round(12)  # 1.02 times as far
     (array([0.15]), array([[0.653, 0.5  ]]))
     """
-    check_inputs(x, kind=norm, bounds=bounds)
+    _, bounds = check_inputs(x, kind=norm, bounds=bounds)
     check_count("steps", steps)
-    check_positive("overshoot", overshoot, zero=True)
+    overshoot = check_positive("overshoot", overshoot, zero=True)
     _, y, before = first_predictions(model, x, y, targeted=targeted)
     xp, n = xp_of(x), len(x)
     boundary = partial(nearest_boundary, model, norm=norm, targeted=targeted, bounds=bounds)
