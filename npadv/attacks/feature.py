@@ -35,6 +35,7 @@ from npadv.attacks.result import (
     input_gradient,
     make_result,
     predict,
+    records,
 )
 from npadv.autodiff import Tensor, no_record, value_of
 from npadv.backend import Array, is_array, like, to_numpy, xp_of
@@ -99,6 +100,7 @@ class FeatureJob:
     solution: Solution | None = None
 
 
+@records
 def feature(
     model: Model,
     x: Array,

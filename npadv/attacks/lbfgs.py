@@ -26,7 +26,7 @@ from npadv.attacks.box_optimization import BoxProblem, Job
 from npadv.attacks.checks import check_count, check_inputs
 from npadv.attacks.lbfgs_problem import PenalizedLoss
 from npadv.attacks.lbfgs_search import Search, Trial
-from npadv.attacks.result import AttackResult, Bounds, Model, first_predictions, make_result
+from npadv.attacks.result import AttackResult, Bounds, Model, first_predictions, make_result, records
 from npadv.backend import Array, like, to_numpy
 
 SOLVERS: dict[str, Callable[[BoxProblem[Any], Sequence[Job], int], None]] = {
@@ -52,6 +52,7 @@ def search_all(
     return groups, nearest
 
 
+@records
 def lbfgs(
     model: Model,
     x: Array,
