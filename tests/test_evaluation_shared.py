@@ -124,6 +124,24 @@ def test_every_measurement_is_in_the_table_or_exempt():
         assert ("batch_size" in parameters) == (name not in WITHOUT_BATCHES), name
 
 
+DEFAULTS = {
+    "church_windows": {"first": "sign", "second": "random", "eps": 0.25, "points": 101, "unit": "rms", "clip": False},
+    "masking_checks": {"steps": 40, "draws": 10, "bounds": (0.0, 1.0)},
+    "minimal_eps": {"halvings": 6},
+    "more_steps_do_not_help": {"steps": (1, 10, 40)},
+    "noise_as_good": {"draws": 10, "bounds": (0.0, 1.0)},
+    "norm_demonstration": {"true": 3, "other": 7, "size": 4.0},
+}
+
+
+def test_defaults_are_those_documented(name):
+    parameters = inspect.signature(getattr(evaluation, name)).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default not in (p.empty, None)}
+    if name not in WITHOUT_BATCHES:
+        assert defaults.pop("batch_size") == 500
+    assert defaults == DEFAULTS.get(name, {})
+
+
 def test_help_describes_every_parameter(name):
     function = getattr(evaluation, name)
     text = inspect.getdoc(function)
@@ -149,10 +167,9 @@ def test_the_same_call_gives_the_same_result(name, examples):
     same(MEASUREMENTS[name](model, x, y), MEASUREMENTS[name](model, x, y))
 
 
+@pytest.mark.parametrize("name", [name for name in MEASUREMENTS if name not in WITHOUT_BATCHES])
 @pytest.mark.parametrize("batch_size", [1, 2, 10, 11, np.int64(3)])
 def test_the_result_does_not_depend_on_the_batch_size(name, examples, batch_size):
-    if name in WITHOUT_BATCHES:
-        pytest.skip(WITHOUT_BATCHES[name])
     model, x, y, _ = examples
     whole, parts = (MEASUREMENTS[name](model, x, y, batch_size=size, progress=False) for size in (1000, batch_size))
     if name in ("more_steps_do_not_help", "masking_checks"):  # their means of losses are not rounded in the same order
