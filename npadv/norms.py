@@ -86,7 +86,8 @@ def sign_step(x: Array, g: Array, eps: float, bounds: tuple[float, float] | None
     """
     if xp_of(x) is not np:
         return kernels.sign_step(x.copy(), g.astype(x.dtype, copy=False), eps, bounds=bounds)
-    return kernels.sign_step_reference(x, g.astype(x.dtype, copy=False), eps, bounds=bounds)
+    y = x + float(eps) * np.sign(g.astype(x.dtype, copy=False))
+    return y if bounds is None else np.clip(y, float(bounds[0]), float(bounds[1]))
 
 
 def project(x: Array, center: Array, eps: Any, kind: str, bounds: tuple[float, float] | None = None) -> Array:

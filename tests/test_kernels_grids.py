@@ -17,8 +17,9 @@ def launches():
         return rng.normal(size=shape).astype(np.float32)
 
     x, y, z, v, w = (random(70, 130) for _ in "xyzvw")
-    d, u, images, g = random(70, 9), random(130, 9), random(2, 3, 20, 20), random(2, 3, 10, 10)
-    labels, winners = rng.integers(0, 130, 70), kernels.max_pool2d_reference(images, (2, 2))[1]
+    images, g, labels = random(2, 3, 20, 20), random(2, 3, 10, 10), rng.integers(0, 130, 70)
+    corners = np.add.outer(np.arange(10) * 40, np.arange(10) * 2).astype(np.int32)  # of the windows, in their image
+    winners = np.broadcast_to(corners, g.shape).copy()
     state, numbers = np.array([3, 4], np.uint64), np.array([0.1, 0.9, 0.5, 0.5])
 
     def changed(function, *arrays, **how):
@@ -29,7 +30,6 @@ def launches():
         "projected_sign_step": (changed(kernels.sign_step, x, y, 1, center=z, radius=0.5), 36),
         "l2_step": (changed(kernels.l2_step, x, y, 1), 70),  # a block for a row
         "l1_step": (changed(kernels.l1_step, x, y, 1), 70),
-        "dense_sign_step": (changed(kernels.dense_sign_step, x, d, u, 1), 6),  # 2 x 3 tiles of 64 x 64
         "matmul_nn": (lambda: [kernels.matmul(x, random(130, 200))], 8),
         "matmul_nt": (lambda: [kernels.matmul(x, y, transpose_b=True)], 4),
         "matmul_tn": (lambda: [kernels.matmul(x, y, transpose_a=True)], 9),
@@ -44,7 +44,6 @@ def launches():
         "dropout_advance": (changed(kernels.dropout_advance, state, 1), 1),
         "sgd": (changed(kernels.sgd, x, y, numbers[:1]), 36),
         "sgd_momentum": (changed(kernels.sgd, x, y, numbers[:2], velocity=z), 36),
-        "adam_advance": (changed(kernels.adam_advance, numbers), 1),
         "adam": (changed(kernels.adam, x, y, z, v * v, numbers), 36),
         "max_norm_rows": (changed(kernels.max_norm, w, 1, (1,)), 70),
         "max_norm_columns": (changed(kernels.max_norm, w, 1, (0,)), 5),  # a block for 32 columns

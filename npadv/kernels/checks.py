@@ -6,9 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from npadv.kernels.launch import array_module, check_arrays, integer, real_number
+from npadv.backend import xp_of
+from npadv.kernels.launch import REALS, array_module, check_arrays, integer, real_number
 
-__all__ = ["check_companion", "check_in_place", "check_shape", "interval", "pair"]
+__all__ = ["check_companion", "check_in_place", "check_shape", "interval", "pair", "takes"]
+
+
+def takes(*arrays: Any) -> bool:
+    """Tell whether the kernels can compute with these arrays: on a GPU, all float32 or all float64.
+
+    The functions of ``npadv/fast`` ask this before they call one, and otherwise use array expressions.
+
+    >>> takes(np.ones(3))  # on the host
+    False
+    """
+    return xp_of(*arrays) is not np and arrays[0].dtype in REALS and all(a.dtype == arrays[0].dtype for a in arrays)
 
 
 def check_shape(name: str, which: str, a: Any, shape: tuple[int, ...], why: str) -> None:

@@ -1,18 +1,17 @@
-"""The layers of a network whose whole training step runs in this library's own kernels, forward and backward.
+"""Layers whose forward and backward are one launch each: maxout, max pooling, softmax with its loss.
 
-=================  ==============================  ============================
-layer              forward, backward               source
-=================  ==============================  ============================
-matrix product     ``matmul`` for each             ``kernels/matmul.cu``
-maxout             ``maxout``, ``maxout_grad``     ``kernels/maxout.cu``
-max pooling        ``max_pool2d``, ``..._grad``    ``kernels/max_pool.cu``
-softmax, its loss  ``cross_entropy``, ``..._grad`` ``kernels/cross_entropy.cu``
-=================  ==============================  ============================
+=================  ==================================  ============================
+layer              forward and backward                source
+=================  ==================================  ============================
+maxout             ``maxout``, ``maxout_grad``         ``kernels/maxout.cu``
+max pooling        ``max_pool2d``, ``..._grad``        ``kernels/max_pool.cu``
+softmax, its loss  ``cross_entropy``, ``..._grad``     ``kernels/cross_entropy.cu``
+=================  ==================================  ============================
 
-None of them allocates anything but its result, waits for the device or looks at a value on the host, so all can be
-captured in a CUDA graph. Beside each stands its ``_reference``, the same as array expressions of NumPy or CuPy. Arrays
-are float32 or float64, all of a call of one dtype on one device, and made contiguous if they are not. A wrong argument is
-a TypeError or ValueError that names it, and nothing has been launched; without CuPy or a GPU there is a RuntimeError.
+None of them allocates anything but its result or synchronises with the host, so all can be captured in a CUDA graph. Arrays
+are float32 or float64, all arrays of a call of one dtype and on one device; they are made contiguous if they are not. A wrong
+argument is a TypeError or ValueError that names it, and nothing has been launched; without CuPy or a GPU there is a
+RuntimeError.
 """
 
 import math
@@ -20,120 +19,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npadv.backend import Array, xp_of
+from npadv.backend import Array
 from npadv.kernels.checks import check_companion, check_shape, pair
-from npadv.kernels.launch import INT_MAX, THREADS, check_arrays, contiguous, covering, empty, integer, launch
+from npadv.kernels.launch import INT_MAX, check_arrays, contiguous, covering, empty, integer, launch
 
 __all__ = [
     "cross_entropy",
     "cross_entropy_grad",
-    "cross_entropy_grad_reference",
-    "cross_entropy_reference",
-    "matmul",
-    "matmul_reference",
     "max_pool2d",
     "max_pool2d_grad",
-    "max_pool2d_grad_reference",
-    "max_pool2d_reference",
     "maxout",
     "maxout_grad",
-    "maxout_grad_reference",
-    "maxout_reference",
 ]
 
 Pair = tuple[int, int]
-_TILE = 64  # of the product in matmul.cu, both ways
 _WARP = 32
-
-
-# ---------------------------------------------------------------------------------------------- matrix product
-
-
-def matmul_reference(
-    a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False, bias: Array = None
-) -> Array:
-    """Return what :func:`matmul` computes, as array expressions.
-
-    >>> matmul_reference(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), transpose_b=True, bias=np.array([0.5]))
-    array([[11.5]])
-    """
-    c = (a.T if transpose_a else a) @ (b.T if transpose_b else b)
-    return c if bias is None else c + bias
-
-
-def matmul(a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False, bias: Array = None) -> Array:
-    """Return ``op(a) @ op(b) + bias``, where ``op`` transposes if it is asked to.
-
-    The backward of a dense layer ``y = x w + b`` is this function again: ``dx = g w^T``, ``dw = x^T g``, and ``db`` is a row
-    of ones times ``g``. A transposed view such as ``w.T`` is read where it lies.
-
-    Parameters
-    ----------
-    a : cupy.ndarray, (M, K), or (K, M) with ``transpose_a``
-    b : cupy.ndarray, (K, N), or (N, K) with ``transpose_b``
-    bias : cupy.ndarray, (N,), optional
-        Added to every row.
-
-    Returns
-    -------
-    cupy.ndarray, (M, N)
-        Each element summed in the order of K: the same bits on every run.
-    """
-    name = "matmul"
-    check_arrays(name, {"a": a, "b": b} if bias is None else {"a": a, "b": b, "bias": bias})
-    for which, matrix in (("a", a), ("b", b)):
-        if matrix.ndim != 2:
-            raise ValueError(f"{name}: {which} must be a matrix, got shape {matrix.shape}")
-    (M, K), (depth, N) = a.shape[:: -1 if transpose_a else 1], b.shape[:: -1 if transpose_b else 1]
-    if depth != K:
-        raise ValueError(f"{name}: b must have the K of a, {K}, got {depth} of shape {b.shape}")
-    if bias is not None:
-        check_shape(name, "bias", bias, (N,), "the shape (N,)")
-        bias = contiguous(bias)
-    (a, flip_a), (b, flip_b) = _as_stored(a, transpose_a), _as_stored(b, transpose_b)
-    c = empty(a, (M, N))
-    kernel = f"matmul_{'nt'[flip_a]}{'nt'[flip_b]}"
-    tiles = -(-M // _TILE) * -(-N // _TILE)
-    args = {"a": a, "b": b, "bias": bias, "c": c, "M": M, "N": N, "K": K}
-    launch("matmul", kernel, args, blocks=covering(tiles * THREADS))
-    return c
-
-
-def _as_stored(matrix: Array, transposed: bool) -> tuple[Array, bool]:
-    """Return a matrix that is contiguous, and whether it is to be read transposed."""
-    if matrix.flags.f_contiguous and not matrix.flags.c_contiguous:
-        return matrix.T, not transposed
-    return contiguous(matrix), bool(transposed)
 
 
 # ------------------------------------------------------------------------------------------------------ maxout
 
 
-def maxout_reference(x: Array, pieces: int, *, axis: int = 1) -> tuple[Array, Array]:
-    """Return what :func:`maxout` computes, as array expressions.
-
-    >>> y, winners = maxout_reference(np.array([[1.0, 5.0, 3.0, 2.0]]), pieces=2)
-    >>> y.tolist(), winners.tolist()
-    ([[3.0, 5.0]], [[1, 0]])
-    """
-    xp = xp_of(x)
-    split = x.reshape(*x.shape[:axis], pieces, x.shape[axis] // pieces, *x.shape[axis + 1 :])
-    winners = split.argmax(axis=axis)  # the first; NaN is the largest
-    y = xp.take_along_axis(split, xp.expand_dims(winners, axis), axis=axis).squeeze(axis)
-    return y, winners.astype(np.int32)
-
-
-def maxout_grad_reference(g: Array, winners: Array, pieces: int, *, axis: int = 1) -> Array:
-    """Return what :func:`maxout_grad` computes, as array expressions."""
-    xp = xp_of(g)
-    split = xp.stack([xp.where(winners == p, g, 0) for p in range(pieces)], axis=axis)
-    return split.reshape(*g.shape[:axis], pieces * g.shape[axis], *g.shape[axis + 1 :])
-
-
 def maxout(x: Array, pieces: int, *, axis: int = 1) -> tuple[Array, Array]:
-    """Return the largest of each unit's pieces, and which it is: the pieces of unit u lie at u, u + units, u + 2 units, ...
+    """Return the maximum over each unit's pieces, and which piece it is; unit u has the pieces u, u + units, u + 2 units, ...
 
-    At a tie the first wins. NaN counts as larger than every number.
+    At a tie the first wins. NaN counts as larger than every number, and has no winner.
 
     Parameters
     ----------
@@ -141,13 +50,13 @@ def maxout(x: Array, pieces: int, *, axis: int = 1) -> tuple[Array, Array]:
     pieces : int
         At least 1.
     axis : int
-        Where the features are.
+        The axis of the features.
 
     Returns
     -------
     y : cupy.ndarray, (N, units, ...)
     winners : cupy.ndarray of int32, (N, units, ...)
-        The winning pieces, from 0: what :func:`maxout_grad` needs.
+        The number of the winning piece, from 0, or -1 where y is NaN; :func:`maxout_grad` needs it.
     """
     name = "maxout"
     check_arrays(name, {"x": x})
@@ -204,44 +113,12 @@ class _Windows(NamedTuple):
     pw: int
 
 
-def max_pool2d_reference(
-    x: Array, size: Pair, *, stride: Pair | None = None, padding: Pair = (0, 0), ceil_mode: bool = False
-) -> tuple[Array, Array]:
-    """Return what :func:`max_pool2d` computes, as array expressions: position after position of the window.
-
-    >>> y, winners = max_pool2d_reference(np.arange(16.0).reshape(1, 1, 4, 4), (2, 2))
-    >>> y.tolist(), winners.tolist()
-    ([[[[5.0, 7.0], [13.0, 15.0]]]], [[[[5, 7], [13, 15]]]])
-    """
-    xp, s = xp_of(x), _windows("max_pool2d_reference", "x", x.shape, size, stride, padding, ceil_mode)
-    rows, columns = (xp.arange(n) * step - pad for n, step, pad in ((s.OH, s.sh, s.ph), (s.OW, s.sw, s.pw)))
-    y = xp.full((*x.shape[:2], s.OH, s.OW), -xp.inf, x.dtype)
-    winners = xp.full(y.shape, -1)  # none yet
-    for kh in range(s.KH):
-        for kw in range(s.KW):
-            ih, iw = (rows + kh)[:, None], (columns + kw)[None, :]
-            inside = (ih >= 0) & (ih < s.H) & (iw >= 0) & (iw < s.W)  # the rest is padding, which never wins
-            seen = x[:, :, ih.clip(0, s.H - 1), iw.clip(0, s.W - 1)]
-            better = inside & ((winners < 0) | (seen > y) | ((seen != seen) & (y == y)))
-            y, winners = xp.where(better, seen, y), xp.where(better, ih * s.W + iw, winners)
-    return y, winners.astype(np.int32)
-
-
-def max_pool2d_grad_reference(g: Array, winners: Array, input_shape: tuple[int, ...]) -> Array:
-    """Return what :func:`max_pool2d_grad` computes, as array expressions (on CuPy, its additions in any order)."""
-    N, C, H, W = input_shape
-    xp = xp_of(g)
-    gx, planes = xp.zeros((N * C, H * W), g.dtype), xp.arange(N * C)[:, None, None]
-    xp.add.at(gx, (planes, winners.reshape(N * C, *g.shape[2:])), g.reshape(N * C, *g.shape[2:]))
-    return gx.reshape(input_shape)
-
-
 def max_pool2d(
     x: Array, size: Pair, *, stride: Pair | None = None, padding: Pair = (0, 0), ceil_mode: bool = False
 ) -> tuple[Array, Array]:
-    """Return the maximum of each window, and where in its image it is.
+    """Return the maximum of each window, and its index in its image.
 
-    At a tie the first in reading order wins. NaN counts as larger than every number; padding never wins.
+    At a tie the first in reading order wins; padding never wins. NaN counts as larger than every number, and has no winner.
 
     Parameters
     ----------
@@ -256,7 +133,7 @@ def max_pool2d(
     -------
     y : cupy.ndarray, (N, C, OH, OW)
     winners : cupy.ndarray of int32, (N, C, OH, OW)
-        ``row * W + column`` of each maximum: what :func:`max_pool2d_grad` needs.
+        ``row * W + column`` of each maximum, or -1 where y is NaN; :func:`max_pool2d_grad` needs it.
     """
     name = "max_pool2d"
     check_arrays(name, {"x": x})
@@ -280,8 +157,8 @@ def max_pool2d_grad(
 ) -> Array:
     """Return ``dL/dx``, of shape ``input_shape``, from ``g = dL/dy`` where ``y, winners = max_pool2d(x, ...)``.
 
-    An element that won several windows gets the sum of their gradients, added in reading order: the same bits on every
-    run.
+    An element that is the maximum of several windows gets the sum of their gradients, added in reading order: the same bits
+    on every run.
     """
     name = "max_pool2d_grad"
     check_arrays(name, {"g": g})
@@ -298,7 +175,7 @@ def max_pool2d_grad(
 def _windows(
     name: str, which: str, shape: tuple[int, ...], size: Any, stride: Any, padding: Any, ceil_mode: bool
 ) -> _Windows:
-    """Work out a pooling's integers, as npadv.ops.pool does for arrays, or say what is wrong."""
+    """Return the integers that the kernels of max_pool.cu take, or raise; the rules are those of npadv.ops.pool."""
     if len(shape) != 4:
         raise ValueError(f"{name}: {which} must be images (N, C, H, W), got shape {shape}")
     sides = shape[2:]
@@ -326,35 +203,11 @@ def _windows(
 # ----------------------------------------------------------------------------------------------- cross-entropy
 
 
-def cross_entropy_reference(logits: Array, labels: Array) -> Array:
-    """Return what :func:`cross_entropy` computes, as array expressions.
-
-    >>> cross_entropy_reference(np.zeros((2, 4)), np.array([0, 4])).round(4)  # log 4; no class 4
-    array([1.3863,    nan])
-    """
-    xp = xp_of(logits)
-    n, classes = logits.shape
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    known = (labels >= 0) & (labels < classes)
-    losses = xp.log(xp.exp(shifted).sum(axis=1)) - shifted[xp.arange(n), xp.where(known, labels, 0)]
-    return xp.where(known, losses, xp.nan)
-
-
-def cross_entropy_grad_reference(logits: Array, labels: Array, g: Array) -> Array:
-    """Return what :func:`cross_entropy_grad` computes, as array expressions."""
-    xp = xp_of(logits)
-    classes = xp.arange(logits.shape[1])
-    exponentials = xp.exp(logits - logits.max(axis=1, keepdims=True))
-    softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
-    known = (labels >= 0) & (labels < logits.shape[1])
-    return xp.where(known, g, xp.nan)[:, None] * (softmax - (labels[:, None] == classes))
-
-
 def cross_entropy(logits: Array, labels: Array) -> Array:
     """Return the cross-entropy ``-log p(label)`` of a softmax classifier for each example.
 
     Logits of any size overflow nothing. A label outside 0..K-1, a NaN or a maximum of inf makes its example's loss NaN;
-    labels are not looked at on the host, where that would be an error, since looking would wait for the device.
+    labels are not checked on the host, because that would wait for the device.
 
     Parameters
     ----------
