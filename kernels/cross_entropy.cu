@@ -3,7 +3,7 @@
 //   cross_entropy_forward    loss[n] = log(sum over k of exp(z[n,k])) - z[n,label]                          -log p(label)
 //   cross_entropy_backward   gz[n,k] = g[n] * (exp(z[n,k]) / sum - (k = label))                    g * (softmax - one-hot)
 //
-// z is (N, K), the labels (N,), each in 0..K-1. A kernel cannot raise an error, so a label outside makes its loss and its
+// z is (N, K), g is (N,) or null for all ones, the labels are (N,), each in 0..K-1. A kernel cannot raise an error, so a label outside makes its loss and its
 // row of gz NaN, and nothing outside the row is read.
 //
 // Both kernels compute with z - max(z): its exponentials do not overflow, and the largest is 1, so the sum is not 0. The
@@ -59,7 +59,7 @@ extern "C" __global__ void cross_entropy_backward(const real* logits, const long
     const real* z = logits + n * K;
     const Row row = softmax_row(z, K, lane);
     const long long label = labels[n];
-    const real scale = 0 <= label && label < K ? g[n] : not_a_number();
+    const real scale = 0 <= label && label < K ? (g ? g[n] : real(1)) : not_a_number();
     for (long long k = lane; k < K; k += WARP)
       gz[n * K + k] = scale * (exp(z[k] - row.top) / row.sum - real(k == label));
   }

@@ -1,7 +1,6 @@
 // Dropout with random numbers that are computed, not stored:
 //
-//   dropout           y[i] = x[i] * (factor if word(i) >= threshold else 0)       P(drop) = threshold / 2^32
-//   dropout_advance   offset <- offset + draws
+//   y[i] = x[i] * (factor if word(i) >= threshold else 0)       P(drop) = threshold / 2^32
 //
 // word(i) is 32 random bits, a function of (seed, offset + draw, i). So no mask is stored: the gradient,
 // gx[i] = g[i] * (the same factor), is this kernel once more, run on g with the same seed, offset and draw.
@@ -13,7 +12,7 @@
 //
 // Seed and offset are read from the device's memory when the kernel runs: state = {seed, offset}. A captured CUDA graph
 // repeats its launches with the same arguments, so numbers that change between replays must be in memory. A training
-// step with L dropout layers gives them the draws 0..L-1, forward and backward, and ends with dropout_advance(state, L).
+// step with L dropout layers gives them the draws 0..L-1, forward and backward, and adds L to the offset at its end.
 //
 // A thread computes the words of one counter and applies them to four elements, so that these share the ten rounds, about
 // 60 integer operations. Where an element is dropped it is multiplied by 0: NaN stays NaN and an infinity becomes NaN, so
@@ -48,9 +47,4 @@ extern "C" __global__ void dropout(const real* x, real* y, const unsigned long l
     for (int j = 0; j < 4 && 4 * i + j < n; ++j)
       y[4 * i + j] = x[4 * i + j] * (words.at[j] >= threshold ? factor : real(0));
   }
-}
-
-// One thread adds. This is a separate kernel because in dropout itself some block might still be reading the old offset.
-extern "C" __global__ void dropout_advance(unsigned long long* state, unsigned long long draws) {
-  if (first_index() == 0) state[1] += draws;
 }

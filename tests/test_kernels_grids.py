@@ -7,6 +7,7 @@ from kernel_mutations import few_blocks
 
 from npadv import kernels
 from npadv.kernels import launch
+from npadv.shapes import pool_shapes
 
 
 def launches():
@@ -18,6 +19,7 @@ def launches():
 
     x, y, z, v, w = (random(70, 130) for _ in "xyzvw")
     images, g, labels = random(2, 3, 20, 20), random(2, 3, 10, 10), rng.integers(0, 130, 70)
+    pooling = pool_shapes(images.shape, 2)
     corners = np.add.outer(np.arange(10) * 40, np.arange(10) * 2).astype(np.int32)  # of the windows, in their image
     winners = np.broadcast_to(corners, g.shape).copy()
     state, numbers = np.array([3, 4], np.uint64), np.array([0.1, 0.9, 0.5, 0.5])
@@ -36,12 +38,11 @@ def launches():
         "matmul_tt": (lambda: [kernels.matmul(x, random(200, 70), transpose_a=True, transpose_b=True)], 12),
         "maxout_forward": (lambda: kernels.maxout(x, 2), 18),  # 4550 results
         "maxout_backward": (lambda: [kernels.maxout_grad(x, rng.integers(0, 2, (70, 130), np.int32), 2)], 72),
-        "max_pool_forward": (lambda: kernels.max_pool2d(images, (2, 2)), 3),
-        "max_pool_backward": (lambda: [kernels.max_pool2d_grad(g, winners, images.shape, (2, 2))], 10),
+        "max_pool_forward": (lambda: kernels.max_pool2d(images, pooling), 3),
+        "max_pool_backward": (lambda: [kernels.max_pool2d_grad(g, winners, pooling)], 10),
         "cross_entropy_forward": (lambda: [kernels.cross_entropy(x, labels)], 9),  # a warp for a row
         "cross_entropy_backward": (lambda: [kernels.cross_entropy_grad(x, labels, y[:, 0])], 9),
         "dropout": (lambda: [kernels.dropout(x, 0.5, state)], 9),  # four elements a thread
-        "dropout_advance": (changed(kernels.dropout_advance, state, 1), 1),
         "sgd": (changed(kernels.sgd, x, y, numbers[:1]), 36),
         "sgd_momentum": (changed(kernels.sgd, x, y, numbers[:2], velocity=z), 36),
         "adam": (changed(kernels.adam, x, y, z, v * v, numbers), 36),

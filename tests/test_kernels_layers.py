@@ -14,6 +14,8 @@ from npadv import functional, kernels, ops
 from npadv.autodiff import Tensor, grad
 from npadv.backend import to_numpy
 from npadv.kernels.matmul import FILES
+from npadv.ops.dropout import Draw, philox
+from npadv.shapes import pool_shapes
 
 reals = st.sampled_from([np.float32, np.float64])
 seeds = st.integers(0, 2**32 - 1)
@@ -163,16 +165,16 @@ def poolings(draw):
 @given(case=poolings(), real=reals, seed=seeds, blocks=few_or_many)
 def test_pooling_is_the_librarys_pooling_to_the_bit_ties_and_nan_included(xp, case, real, seed, blocks):
     shape, size, how = case
+    shapes = pool_shapes(shape, size, **how)
     rng = np.random.default_rng(seed)
-    padded = how["padding"] != (0, 0) or how["ceil_mode"]
-    x = rng.choice(TIED[~np.isneginf(TIED)] if padded else TIED, shape).astype(real)
+    x = rng.choice(TIED if shapes.padded == shape else TIED[~np.isneginf(TIED)], shape).astype(real)
     leaf = Tensor(x, requires_grad=True)
     y = ops.max_pool2d(leaf, size, **how)
     g = rng.integers(-9, 9, y.shape).astype(real)  # added up exactly, in any order
 
     def run():
-        out, winners = kernels.max_pool2d(xp.asarray(x), size, **how)
-        return out, kernels.max_pool2d_grad(xp.asarray(g), winners, shape, size, **how) + 0
+        out, winners = kernels.max_pool2d(xp.asarray(x), shapes)
+        return out, kernels.max_pool2d_grad(xp.asarray(g), winners, shapes) + 0
 
     with blocks():
         results = every_way(run, xp, checked=x.size < 1000)
@@ -181,7 +183,7 @@ def test_pooling_is_the_librarys_pooling_to_the_bit_ties_and_nan_included(xp, ca
 
 def test_padding_never_wins(xp):
     x = xp.asarray(np.full((1, 1, 2, 2), -math.inf))
-    y, winners = kernels.max_pool2d(x, (2, 2), stride=(1, 1), padding=(1, 1))
+    y, winners = kernels.max_pool2d(x, pool_shapes(x.shape, 2, 1, 1))
     assert to_numpy(y).max() == -math.inf
     assert to_numpy(winners).tolist() == [[[[0, 0, 1], [0, 0, 1], [2, 2, 3]]]]
 
@@ -217,6 +219,12 @@ def test_cross_entropy_is_the_librarys(xp, case, blocks):
     np.testing.assert_allclose(gz, grad(expected, leaf, cotangent=g), **tolerance)
 
 
+def test_without_a_cotangent_the_gradient_is_that_of_the_sum(xp):
+    z, labels = xp.asarray(np.random.default_rng(0).normal(size=(5, 3))), xp.asarray(np.array([0, 2, 1, 1, 0]))
+    gz = kernels.cross_entropy_grad(z, labels)
+    assert same_bits(to_numpy(gz), to_numpy(kernels.cross_entropy_grad(z, labels, xp.asarray(np.ones(5)))))
+
+
 def test_what_has_no_loss_is_nan_and_only_that(xp):
     z = np.zeros((7, 40), np.float32)
     z[2, 35], z[3, 35], z[4, 35], z[5] = math.nan, math.inf, -math.inf, -math.inf
@@ -248,7 +256,14 @@ def test_large_logits_keep_their_digits(xp):
 # ----------------------------------------------------------------------------------------------------- dropout
 
 
-def test_the_reference_generator_is_philox():
+def mask(state, number):
+    """A mask of a random state whose seed and offset are those of ``state``."""
+    random = ops.DeviceRandom(0, state)
+    random.load_state({"state": state})
+    return Draw(random, number, 0)
+
+
+def test_the_generator_is_philox():
     """The known answers that its authors publish: counter, key, words."""
     counter = [0x85A308D3243F6A88, 0x0370734413198A2E]
     ones = 2**64 - 1
@@ -257,7 +272,7 @@ def test_the_reference_generator_is_philox():
         (ones, ones, ones, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
         (*counter, 0x299F31D0A4093822, "d16cfe09 94fdcceb 5001e420 24126ea1"),
     ]:
-        (got,) = kernels.philox_reference(*(np.array([n], np.uint64) for n in (low, high, key)))
+        (got,) = philox(*(np.array([n], np.uint64) for n in (low, high, key)))
         assert " ".join(f"{word:08x}" for word in got) == words
 
 
@@ -271,23 +286,21 @@ def test_the_reference_generator_is_philox():
     rescale=st.booleans(),
     blocks=few_or_many,
 )
-def test_dropout_is_its_reference_to_the_bit(xp, shape, real, rate, state, draw, rescale, blocks):
+def test_dropout_is_the_librarys_to_the_bit(xp, shape, real, rate, state, draw, rescale, blocks):
     x, host = np.random.default_rng(0).normal(size=shape).astype(real), np.array(state, np.uint64)
 
     def run():
         on_device = xp.asarray(host.copy())
-        y = kernels.dropout(xp.asarray(x), rate, on_device, draw=draw, rescale=rescale)
-        kernels.dropout_advance(on_device, 3)
-        return y, on_device
+        return kernels.dropout(xp.asarray(x), rate, on_device, draw=draw, rescale=rescale), on_device
 
     with blocks():
         y, after = every_way(run, xp)
-    assert same_bits(y, kernels.dropout_reference(x, rate, host, draw=draw, rescale=rescale))
-    assert after.tolist() == [state[0], (state[1] + 3) % 2**64]
+    assert same_bits(y, ops.dropout(x, rate=rate, draw=mask(host, draw), rescale=rescale))
+    assert after.tolist() == list(state)
 
 
 def test_an_element_is_dropped_below_the_rate_and_kept_at_it(xp):
-    (words,) = kernels.philox_reference(*(np.array([n], np.uint64) for n in (0, 5, 9)))
+    (words,) = philox(*(np.array([n], np.uint64) for n in (0, 5, 9)))
     state, ones = xp.asarray(np.array([9, 5], np.uint64)), xp.asarray(np.ones(4))
     for i, word in enumerate(words.tolist()):
         for rate, kept in [(word / 2**32, 1), ((word + 1) / 2**32, 0)]:
@@ -301,7 +314,7 @@ def test_masks_drop_at_their_rate_and_have_nothing_in_common(xp):
         return to_numpy(kernels.dropout(ones, 0.25, state, rescale=False, **how))
 
     first, again, second = mask(), mask(), mask(draw=1)
-    kernels.dropout_advance(state, 2)
+    state[1:] += np.uint64(2)
     third = mask()
     np.testing.assert_array_equal(again, first)  # the backward sees what the forward saw
     deviation = math.sqrt(0.25 * 0.75 / 100_000)
@@ -333,7 +346,7 @@ def full(*shape, dtype="float32"):
 
 
 A, B, X, Z, L, S = full(4, 3), full(3, 2), full(2, 4, 5, 6), full(4, 3), full(4, dtype="int64"), full(2, dtype="uint64")
-G, WON = full(2, 4, 2, 3), full(2, 4, 2, 3, dtype="int32")
+G, WON, POOL = full(2, 4, 2, 3), full(2, 4, 2, 3, dtype="int32"), pool_shapes(X.shape, 2)
 WRONG = {
     kernels.matmul: [
         ((A, [[1.0]]), {}, TypeError, "b must be a numpy.ndarray, got list"),
@@ -363,35 +376,36 @@ WRONG = {
         ((G, WON, -1), {}, ValueError, "pieces must be an integer from 1"),
     ],
     kernels.max_pool2d: [
-        ((A, (2, 2)), {}, ValueError, "x must be images (N, C, H, W), got shape (4, 3)"),
-        ((full(2, 3, 0, 4), (2, 2)), {"padding": (1, 1)}, ValueError, "x must have images of 1 to 2**31 - 1 pixels"),
-        ((X, 2), {}, TypeError, "size must be a tuple (height, width), got 2"),
-        ((X, (2, 2, 2)), {}, ValueError, "size must be (height, width), got (2, 2, 2)"),
-        ((X, (2, 0)), {}, ValueError, "size[1] must be an integer from 1"),
-        ((X, (6, 2)), {}, ValueError, "size must fit in the image (5, 6) with its padding (0, 0), got (6, 2)"),
-        ((X, (2, 2)), {"stride": (0, 1)}, ValueError, "stride[0] must be an integer from 1"),
-        ((X, (2, 2)), {"padding": (0, 2)}, ValueError, "padding must be at most half the window (2, 2), got (0, 2)"),
-        ((X, (2, 2)), {"padding": (-1, 0)}, ValueError, "padding[0] must be an integer from 0"),
-        ((X, (2**31 - 1, 2)), {"padding": (2**30, 0)}, ValueError, "padding must be at most half the window"),
+        ((X.astype(np.float16), POOL), {}, TypeError, "x must be float32 or float64, got float16"),
+        ((A, POOL), {}, ValueError, "x must have the shape in shapes, (2, 4, 5, 6), got (4, 3)"),
         (
-            (X, (2**31 - 1, 2)),
-            {"padding": (2**30 - 1, 0)},
+            (full(2, 3, 0, 4), pool_shapes((2, 3, 0, 4), 2, padding=1)),
+            {},
+            ValueError,
+            "x must have images of 1 to 2**31 - 1 pixels, got 0x4",
+        ),
+        (
+            (X, pool_shapes(X.shape, (2**31 - 1, 2), padding=(2**30 - 1, 0))),
+            {},
             ValueError,
             "padding must keep the image's sides below 2**31",
         ),
     ],
     kernels.max_pool2d_grad: [
-        ((G, WON, (2, 4, 5.0, 6), (2, 2)), {}, TypeError, "input_shape must be an integer, got 5.0"),
-        ((G, WON, (2, 4, 5), (2, 2)), {}, ValueError, "input_shape must be images (N, C, H, W), got shape (2, 4, 5)"),
         (
-            (G, WON, (1, 1, 2**16, 2**16), (2, 2)),
+            (G, WON, pool_shapes((1, 1, 2**16, 2**16), 2)),
             {},
             ValueError,
-            "input_shape must have images of 1 to 2**31 - 1 pixels, got 65536x65536",
+            "x must have images of 1 to 2**31 - 1 pixels, got 65536x65536",
         ),
-        ((G, WON, (2, 4, 6, 6), (2, 2)), {}, ValueError, "g must have the shape of max_pool2d(x), (2, 4, 3, 3)"),
-        ((G, WON[:1], (2, 4, 5, 6), (2, 2)), {}, ValueError, "winners must have the shape of g"),
-        ((G, WON.astype(np.uint32), (2, 4, 5, 6), (2, 2)), {}, TypeError, "winners must be int32, got uint32"),
+        (
+            (G, WON, pool_shapes((2, 4, 6, 6), 2)),
+            {},
+            ValueError,
+            "g must have the shape of max_pool2d(x), (2, 4, 3, 3)",
+        ),
+        ((G, WON[:1], POOL), {}, ValueError, "winners must have the shape of g"),
+        ((G, WON.astype(np.uint32), POOL), {}, TypeError, "winners must be int32, got uint32"),
     ],
     kernels.cross_entropy: [
         ((Z[0], L), {}, ValueError, "logits must be (N, K) of at least one class, got (3,)"),
@@ -418,11 +432,6 @@ WRONG = {
         ((A, 0.5, S), {"draw": -1}, ValueError, "draw must be an integer from 0"),
         ((A, 0.5, S), {"draw": 0.5}, TypeError, "draw must be an integer, got 0.5"),
     ],
-    kernels.dropout_advance: [
-        ((L, 1), {}, TypeError, "state must be uint64, got int64"),
-        ((full(3, dtype="uint64"), 1), {}, ValueError, "state must have seed and offset, (2,), got (3,)"),
-        ((S, -1), {}, ValueError, "draws must be an integer from 0"),
-    ],
 }
 
 
@@ -444,12 +453,11 @@ def test_the_arguments_of_the_wrong_examples_are_right_but_for_one(monkeypatch):
     assert kernels.matmul(A, B, bias=full(2)).tolist() == [[4, 4]] * 4
     assert kernels.maxout(A, 3)[0].shape == (4, 1)
     assert kernels.maxout_grad(G, WON, 2).shape == (2, 8, 2, 3)
-    assert kernels.max_pool2d(X, (2, 2))[0].shape == G.shape
-    assert kernels.max_pool2d_grad(G, WON, X.shape, (2, 2)).shape == X.shape
+    assert kernels.max_pool2d(X, POOL)[0].shape == G.shape
+    assert kernels.max_pool2d_grad(G, WON, POOL).shape == X.shape
     assert kernels.cross_entropy(Z, L).shape == (4,)
     assert kernels.cross_entropy_grad(Z, L, full(4)).shape == (4, 3)
     assert kernels.dropout(A, 0.5, S).shape == A.shape
-    kernels.dropout_advance(S.copy(), 0)
 
 
 @needs_compiler
@@ -459,7 +467,7 @@ def test_strided_arrays_are_read_in_their_own_order(monkeypatch):
     x = rng.normal(size=(5, 6, 4, 2)).transpose(3, 2, 0, 1)
     for f in (
         lambda a: kernels.maxout(a, 2),
-        lambda a: kernels.max_pool2d(a, (2, 3)),
+        lambda a: kernels.max_pool2d(a, pool_shapes(a.shape, (2, 3))),
         lambda a: [kernels.dropout(a, 0.5, S)],
     ):
         for got, expected in zip(f(x), f(x.copy(order="C")), strict=True):

@@ -7,7 +7,7 @@ file with the functions that the rest of the library calls.
 
 from npadv.kernels.checks import takes
 from npadv.kernels.conv import conv2d, conv2d_input_grad, conv2d_weight_grad
-from npadv.kernels.dropout import dropout, dropout_advance, dropout_reference, philox_reference
+from npadv.kernels.dropout import dropout
 from npadv.kernels.layers import (
     cross_entropy,
     cross_entropy_grad,
@@ -29,8 +29,6 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_grad",
     "dropout",
-    "dropout_advance",
-    "dropout_reference",
     "l1_step",
     "l2_step",
     "matmul",
@@ -39,7 +37,6 @@ __all__ = [
     "max_pool2d_grad",
     "maxout",
     "maxout_grad",
-    "philox_reference",
     "sgd",
     "sign_step",
     "source",

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from npadv.backend import xp_of
-from npadv.kernels.launch import REALS, array_module, check_arrays, integer, real_number
+from npadv.kernels.launch import REALS, array_module, check_arrays, real_number
 
-__all__ = ["check_companion", "check_in_place", "check_shape", "interval", "pair", "takes"]
+__all__ = ["check_companion", "check_in_place", "check_shape", "interval", "takes"]
 
 
 def takes(*arrays: Any) -> bool:
@@ -64,13 +64,3 @@ def interval(name: str, bounds: Any, dtype: Any) -> tuple[Any, Any]:
     if not lo <= hi:
         raise ValueError(f"{name}: bounds must be (lo, hi) with lo <= hi, got {bounds!r}")
     return lo, hi
-
-
-def pair(name: str, which: str, value: Any, *, least: int) -> tuple[int, int]:
-    """Return a setting of height and width as two ints of at least ``least``."""
-    if not isinstance(value, (tuple, list)):
-        raise TypeError(f"{name}: {which} must be a tuple (height, width), got {value!r}")
-    if len(value) != 2:
-        raise ValueError(f"{name}: {which} must be (height, width), got {value!r}")
-    high, wide = (integer(name, f"{which}[{i}]", v, least=least) for i, v in enumerate(value))
-    return high, wide

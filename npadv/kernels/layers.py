@@ -15,13 +15,14 @@ RuntimeError.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from npadv.backend import Array
-from npadv.kernels.checks import check_companion, check_shape, pair
+from npadv.kernels.checks import check_companion, check_shape
 from npadv.kernels.launch import INT_MAX, check_arrays, contiguous, covering, empty, integer, launch
+from npadv.shapes import PoolShapes
 
 __all__ = [
     "cross_entropy",
@@ -32,7 +33,6 @@ __all__ = [
     "maxout_grad",
 ]
 
-Pair = tuple[int, int]
 _WARP = 32
 
 
@@ -98,24 +98,7 @@ def _check_winners(name: str, winners: Array, g: Array) -> None:
 # ------------------------------------------------------------------------------------------------- max pooling
 
 
-class _Windows(NamedTuple):
-    """The integers that both kernels of max_pool.cu take."""
-
-    H: int
-    W: int
-    KH: int
-    KW: int
-    OH: int
-    OW: int
-    sh: int
-    sw: int
-    ph: int
-    pw: int
-
-
-def max_pool2d(
-    x: Array, size: Pair, *, stride: Pair | None = None, padding: Pair = (0, 0), ceil_mode: bool = False
-) -> tuple[Array, Array]:
+def max_pool2d(x: Array, shapes: PoolShapes) -> tuple[Array, Array]:
     """Return the maximum of each window, and its index in its image.
 
     At a tie the first in reading order wins; padding never wins. NaN counts as larger than every number, and has no winner.
@@ -124,10 +107,8 @@ def max_pool2d(
     ----------
     x : cupy.ndarray, (N, C, H, W)
         Images of at least one pixel.
-    size, stride, padding : (int, int)
-        Of height and width. The stride is the size unless given; padding is on both sides, at most half the size.
-    ceil_mode : bool
-        Keep a last window that hangs over the edge, if it begins in the image or its padding before it.
+    shapes : PoolShapes
+        ``npadv.shapes.pool_shapes(x.shape, size, ...)``.
 
     Returns
     -------
@@ -137,67 +118,41 @@ def max_pool2d(
     """
     name = "max_pool2d"
     check_arrays(name, {"x": x})
-    s = _windows(name, "x", x.shape, size, stride, padding, ceil_mode)
-    shape = (*x.shape[:2], s.OH, s.OW)
-    y, winner = empty(x, shape), empty(x, shape, np.int32)
-    args = {"x": contiguous(x), "y": y, "winner": winner, "planes": math.prod(x.shape[:2]), **s._asdict()}
+    windows = _windows(name, shapes)
+    check_shape(name, "x", x, shapes.x, "the shape in shapes")
+    y, winner = empty(x, shapes.y), empty(x, shapes.y, np.int32)
+    args = {"x": contiguous(x), "y": y, "winner": winner, **windows}
     launch("max_pool", "max_pool_forward", args, blocks=covering(y.size))
     return y, winner
 
 
-def max_pool2d_grad(
-    g: Array,
-    winners: Array,
-    input_shape: tuple[int, ...],
-    size: Pair,
-    *,
-    stride: Pair | None = None,
-    padding: Pair = (0, 0),
-    ceil_mode: bool = False,
-) -> Array:
-    """Return ``dL/dx``, of shape ``input_shape``, from ``g = dL/dy`` where ``y, winners = max_pool2d(x, ...)``.
+def max_pool2d_grad(g: Array, winners: Array, shapes: PoolShapes) -> Array:
+    """Return ``dL/dx`` from ``g = dL/dy`` where ``y, winners = max_pool2d(x, shapes)``.
 
     An element that is the maximum of several windows gets the sum of their gradients, added in reading order: the same bits
     on every run.
     """
     name = "max_pool2d_grad"
     check_arrays(name, {"g": g})
-    shape = tuple(integer(name, "input_shape", n) for n in input_shape)
-    s = _windows(name, "input_shape", shape, size, stride, padding, ceil_mode)
-    check_shape(name, "g", g, (*shape[:2], s.OH, s.OW), "the shape of max_pool2d(x)")
+    windows = _windows(name, shapes)
+    check_shape(name, "g", g, shapes.y, "the shape of max_pool2d(x)")
     _check_winners(name, winners, g)
-    gx = empty(g, shape)
-    args = {"g": contiguous(g), "winner": contiguous(winners), "gx": gx, "planes": math.prod(shape[:2]), **s._asdict()}
+    gx = empty(g, shapes.x)
+    args = {"g": contiguous(g), "winner": contiguous(winners), "gx": gx, **windows}
     launch("max_pool", "max_pool_backward", args, blocks=covering(gx.size))
     return gx
 
 
-def _windows(
-    name: str, which: str, shape: tuple[int, ...], size: Any, stride: Any, padding: Any, ceil_mode: bool
-) -> _Windows:
-    """Return the integers that the kernels of max_pool.cu take, or raise; the rules are those of npadv.ops.pool."""
-    if len(shape) != 4:
-        raise ValueError(f"{name}: {which} must be images (N, C, H, W), got shape {shape}")
-    sides = shape[2:]
-    if min(sides) < 1 or math.prod(sides) > INT_MAX:
-        raise ValueError(f"{name}: {which} must have images of 1 to 2**31 - 1 pixels, got {sides[0]}x{sides[1]}")
-    size = pair(name, "size", size, least=1)
-    stride = size if stride is None else pair(name, "stride", stride, least=1)
-    padding = pair(name, "padding", padding, least=0)
-    out = []
-    for n, k, step, p in zip(sides, size, stride, padding, strict=True):
-        if 2 * p > k:
-            raise ValueError(f"{name}: padding must be at most half the window {size}, got {padding}")
-        if n + 2 * p > INT_MAX:
-            raise ValueError(f"{name}: padding must keep the image's sides below 2**31, got {n + 2 * p}")
-        span = n + 2 * p - k
-        if span < 0:
-            raise ValueError(f"{name}: size must fit in the image {sides} with its padding {padding}, got {size}")
-        steps = -(-span // step) if ceil_mode else span // step
-        if ceil_mode and steps * step >= n + p:  # the last window would see nothing of the image
-            steps -= 1
-        out.append(steps + 1)
-    return _Windows(*sides, *size, *out, *stride, *padding)
+def _windows(name: str, shapes: PoolShapes) -> dict[str, int]:
+    """Return the integers that both kernels of max_pool.cu take, or raise if an index of a pixel might not fit in an int."""
+    (N, C, H, W), (_, _, OH, OW) = shapes.x, shapes.y
+    if min(H, W) < 1 or H * W > INT_MAX:
+        raise ValueError(f"{name}: x must have images of 1 to 2**31 - 1 pixels, got {H}x{W}")
+    if max(shapes.padded) > INT_MAX:
+        raise ValueError(f"{name}: padding must keep the image's sides below 2**31, got {max(shapes.padded)}")
+    (KH, KW), (sh, sw), (ph, pw) = shapes.size, shapes.stride, shapes.padding
+    sizes = {"H": H, "W": W, "KH": KH, "KW": KW, "OH": OH, "OW": OW, "sh": sh, "sw": sw, "ph": ph, "pw": pw}
+    return {"planes": N * C, **sizes}
 
 
 # ----------------------------------------------------------------------------------------------- cross-entropy
@@ -226,17 +181,19 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return loss
 
 
-def cross_entropy_grad(logits: Array, labels: Array, g: Array) -> Array:
+def cross_entropy_grad(logits: Array, labels: Array, g: Array = None) -> Array:
     """Return ``dL/dlogits``, (N, K), from ``g = dL/dloss``, (N,): ``g * (softmax(logits) - one_hot(labels))``.
 
-    For the gradient of the mean loss, ``g`` is 1 / N everywhere. Labels and NaN as in :func:`cross_entropy`.
+    Without ``g`` it is 1 for every example. Labels and NaN as in :func:`cross_entropy`.
     """
     name = "cross_entropy_grad"
-    check_arrays(name, {"logits": logits, "g": g})
+    check_arrays(name, {"logits": logits} if g is None else {"logits": logits, "g": g})
     args = _check_classification(name, logits, labels)
-    check_shape(name, "g", g, logits.shape[:1], "the shape (N,)")
+    if g is not None:
+        check_shape(name, "g", g, logits.shape[:1], "the shape (N,)")
+        g = contiguous(g)
     gz = empty(logits, logits.shape)
-    args.update(g=contiguous(g), gz=gz)
+    args.update(g=g, gz=gz)
     launch("cross_entropy", "cross_entropy_backward", args, blocks=covering(_WARP * logits.shape[0]))
     return gz
 

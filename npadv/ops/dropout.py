@@ -1,9 +1,14 @@
-"""Dropout by masks that are never stored: computed from a seed and a count wherever one is needed, forward and backward.
+"""Dropout by masks that are never stored: a function of a seed and a count computes a mask wherever it is needed.
 
-NumPy's generators live on the host, so their masks must be made there and carried over. :class:`DeviceRandom` is a state of
-two numbers in the memory of the device, and the mask of a layer a function of it, which the kernel ``kernels/dropout.cu``
-computes for each element where it stands. That is quicker, and the only way that a recorded step (``npadv.capture``) draws
-new masks at each replay.
+    y_i = x_i * [word_i >= rate * 2^32] / (1 - rate)          word_i: 32 random bits
+
+The bits come from the generator Philox4x32-10 (Salmon, Moraes, Dror and Shaw 2011), which makes four words out of a counter and
+a key. The key is the seed; element i uses word i % 4 of the counter (i // 4, offset + draw). So the gradient computes the mask
+once more, and no mask is kept in between.
+
+NumPy's generators live on the host: their masks must be made there and copied to the device. :class:`DeviceRandom` keeps seed
+and offset in the device's memory instead. That is quicker, and only so can a recorded step (``npadv.capture``) draw new masks
+at each replay.
 """
 
 from __future__ import annotations
@@ -13,9 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npadv import capture, kernels
+from npadv import capture
 from npadv.autodiff import defvjp, primitive
 from npadv.backend import Array, like, to_numpy, xp_of
+from npadv.fast import dropout as fast
+from npadv.fast import faster
 
 
 class DeviceRandom:
@@ -52,11 +59,8 @@ class DeviceRandom:
 
     def advance(self) -> None:
         """End a step, after its last gradient: the next one draws other masks."""
-        draws = self.draws
-        if draws and xp_of(self.memory) is np:
-            self.memory[1] += np.uint64(draws)
-        elif draws:
-            kernels.dropout_advance(self.memory, draws)
+        offset = self.memory[1:]
+        offset += np.uint64(self.draws)  # in the order of the device's queue, after the last gradient
         self._count()
         capture.on_replay(self._count)
 
@@ -98,13 +102,48 @@ class Draw(NamedTuple):
 
 
 @primitive
+@faster(fast.dropout)
 def dropout(x: Any, *, rate: float, draw: Draw, rescale: bool = True) -> Any:
     """Return x with each element zeroed with probability ``rate``, by a mask of a :class:`DeviceRandom`.
 
-    ``rescale`` divides what is kept by 1 - rate. The operation is linear, so its gradient is itself: the same mask again.
+    ``rescale`` divides the others by 1 - rate. The operation is linear, so its gradient is itself: the same mask again.
     """
-    run = kernels.dropout_reference if xp_of(x) is np else kernels.dropout
-    return run(x, rate, draw.state, draw=draw.number, rescale=rescale)
+    xp, (seed, offset) = xp_of(x), (draw.state[:1], draw.state[1:])
+    counters = xp.arange(-(-x.size // 4)).astype(np.uint64)
+    words = philox(counters, offset + np.uint64(draw.number), seed).reshape(-1)[: x.size]
+    kept = words >= min(round(rate * WORD), WORD - 1)
+    return x * kept.reshape(x.shape) * x.dtype.type(1 / (1 - rate) if rescale else 1.0)
 
 
 defvjp(dropout, lambda g, y, x, rate, draw, rescale=True: dropout(g, rate=rate, draw=draw, rescale=rescale))
+
+
+WORD = 2**32  # the words are below it
+
+
+def philox(low: Array, high: Array, key: Array) -> Array:
+    """Return the 4 words that Philox4x32-10 makes of each counter: (N,) of uint64 to (N, 4) of uint32.
+
+    Parameters
+    ----------
+    low : array of uint64, (N,)
+        The lower halves of the counters.
+    high, key : arrays of uint64, (1,) or (N,)
+        Their upper halves, and the key.
+
+    Examples
+    --------
+    The generator's authors publish the result for a counter and key of zeros:
+
+    >>> zero = np.zeros(1, np.uint64)
+    >>> [f"{word:08x}" for word in philox(zero, zero, zero)[0]]
+    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
+    """
+    xp, mask = xp_of(low), np.uint64(WORD - 1)
+    c0, c1, c2, c3 = low & mask, low >> 32, high & mask, high >> 32
+    k0, k1 = key & mask, key >> 32
+    for _ in range(10):
+        even, odd = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)  # of 64 bits
+        c0, c1, c2, c3 = (odd >> 32) ^ c1 ^ k0, odd & mask, (even >> 32) ^ c3 ^ k1, even & mask
+        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & mask, (k1 + np.uint64(0xBB67AE85)) & mask
+    return xp.stack([xp.broadcast_to(c, low.shape) for c in (c0, c1, c2, c3)], axis=1).astype(np.uint32)
