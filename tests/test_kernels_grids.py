@@ -1,12 +1,18 @@
-"""How many blocks each kernel is given, and that one block comes to the same result."""
+"""How many blocks each kernel is given, that one block computes the same, and that no kernel is without a caller."""
+
+import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from kernel_cases import needs_compiler, same_bits
 from kernel_mutations import few_blocks
 
+import npadv
 from npadv import kernels
-from npadv.kernels import launch
+from npadv.kernels import conv, launch, sources
+from npadv.kernels.matmul import FILES as MATMUL_FILES
 from npadv.shapes import pool_shapes
 
 
@@ -29,7 +35,6 @@ def launches():
 
     return {
         "sign_step": (changed(kernels.sign_step, x, y, 1), 36),  # 9100 elements
-        "projected_sign_step": (changed(kernels.sign_step, x, y, 1, center=z, radius=0.5), 36),
         "l2_step": (changed(kernels.l2_step, x, y, 1), 70),  # a block for a row
         "l1_step": (changed(kernels.l1_step, x, y, 1), 70),
         "matmul_nn": (lambda: [kernels.matmul(x, random(130, 200))], 8),
@@ -77,3 +82,31 @@ def test_one_block_does_the_work_of_many(monkeypatch, kernel):
     for a, b in arrays:
         assert same_bits(a, b)
         assert a.dtype.kind != "f" or np.isfinite(a).all()  # no element was left as it was made
+
+
+def test_every_kernel_is_launched_by_some_function(monkeypatch):
+    monkeypatch.setenv("NPADV_KERNELS", "cpu")
+    launched = set()
+    monkeypatch.setattr(
+        launch, "_function", lambda xp, file, name, real: lambda *how, **more: launched.add(f"{file} {name}")
+    )
+    for call, _ in launches().values():
+        call()
+    x, w, a = np.ones((1, 65, 16, 16)), np.ones((65, 65, 3, 3)), np.ones((2, 2))
+    for version, flips in itertools.product(MATMUL_FILES, itertools.product([False, True], repeat=2)):
+        kernels.matmul(a, a, transpose_a=flips[0], transpose_b=flips[1], version=version)
+    for version in conv.FILES:
+        g = kernels.conv2d(x, w, relu=True, version=version)
+        kernels.conv2d_input_grad(g, w, x.shape, version=version)
+        kernels.conv2d_weight_grad(x, g, w.shape, version=version)
+    all_kernels = {
+        f"{file} {name}" for file in sources.names() for name in sources.kernels_in(sources.translation_unit(file))
+    }
+    assert launched == all_kernels
+
+
+def test_every_function_that_launches_a_kernel_is_called_by_the_library():
+    package = Path(npadv.__file__).parent
+    texts = [path.read_text("utf-8") for path in package.rglob("*.py") if package / "kernels" not in path.parents]
+    called = {name for text in texts for name in re.findall(r"\bkernels\.(\w+)\(", text)}
+    assert set(kernels.__all__) - {"source"} <= called

@@ -26,64 +26,56 @@ def seeded(draw):
 # ------------------------------------------------------------------------------------------------ by the sign
 
 
-def naive_sign_step(x, g, x0, eps, lo, hi, radius):
+def naive_sign_step(x, g, eps, lo, hi):
     """One element, spelled out in numbers of the array's precision."""
-    real = type(x)
-    v = x if g == 0 else x + eps if g > 0 else x - eps if g < 0 else real(math.nan)
-    for low, high in ((x0 - radius, x0 + radius), (lo, hi)):
-        if math.isnan(v) or math.isnan(low):
-            return real(math.nan)
-        v = low if v < low else high if v > high else v
-    return v
+    if math.isnan(x) or math.isnan(g):
+        return math.nan
+    v = x if g == 0 else x + eps if g > 0 else x - eps
+    return lo if v < lo else hi if v > hi else v
+
+
+def naive_sign_steps(x, g, eps, bounds):
+    """The loop over all elements."""
+    real = x.dtype.type
+    lo, hi = map(real, bounds or (-math.inf, math.inf))
+    return np.array([naive_sign_step(*each, real(eps), lo, hi) for each in zip(x, g, strict=True)], real)
 
 
 @st.composite
 def sign_steps(draw, n):
-    """x, g, eps and the keywords of a sign step."""
+    """x, g, eps and the bounds of a sign step."""
     real = draw(reals)
     numbers = st.floats(-2, 2, width=32 if real is np.float32 else 64)
     kinks = st.sampled_from([0.0, -0.0, math.nan, math.inf, -math.inf])
-    x, x0 = (draw(hnp.arrays(real, n, elements=st.one_of(numbers, st.just(math.nan)))) for _ in "xc")
+    x = draw(hnp.arrays(real, n, elements=st.one_of(numbers, st.just(math.nan))))
     g = draw(hnp.arrays(real, n, elements=st.one_of(numbers, kinks)))
     lo, hi = sorted((draw(numbers), draw(numbers)))
-    bounds = draw(st.sampled_from([None, (lo, hi), (lo, lo), (-math.inf, hi)]))
-    ball = draw(st.sampled_from([{}, {"center": x0, "radius": draw(st.floats(0, 1))}]))
-    return x, g, draw(st.floats(0, 1)), {"bounds": bounds, **ball}
-
-
-def naive_sign_steps(x, g, eps, bounds=None, center=None, radius=math.inf):
-    """The loop over all elements."""
-    real = x.dtype.type
-    lo, hi = map(real, bounds or (-math.inf, math.inf))
-    centers = np.zeros_like(x) if center is None else center
-    stepped = [naive_sign_step(*each, real(eps), lo, hi, real(radius)) for each in zip(x, g, centers, strict=True)]
-    return np.array(stepped, real)
+    return x, g, draw(st.floats(0, 1)), draw(st.sampled_from([None, (lo, hi), (lo, lo), (-math.inf, hi)]))
 
 
 @given(sign_steps(5))
 def test_the_array_expressions_step_is_the_naive_loop(step):
-    x, g, eps, how = step
+    x, g, eps, bounds = step
     before = x.copy()
-    y = norms.sign_step(x, g, eps, how["bounds"])
+    y = norms.sign_step(x, g, eps, bounds)
     assert y.dtype == x.dtype
-    np.testing.assert_array_equal(y, naive_sign_steps(x, g, eps, how["bounds"]))
+    np.testing.assert_array_equal(y, naive_sign_steps(x, g, eps, bounds))
     np.testing.assert_array_equal(x, before)
 
 
 @some
 @given(step=st.sampled_from([0, 1, 31, 257]).flatmap(sign_steps), few=st.booleans())
 def test_a_sign_step_is_the_naive_loop_to_the_bit(xp, step, few):
-    x, g, eps, how = step
+    x, g, eps, bounds = step
 
     def run():
-        on_device = {name: xp.asarray(v) if name == "center" else v for name, v in how.items()}
         a = xp.asarray(x.copy())
-        assert kernels.sign_step(a, xp.asarray(g), eps, **on_device) is a
+        assert kernels.sign_step(a, xp.asarray(g), eps, bounds=bounds) is a
         return a
 
     with few_blocks() if few else contextlib.nullcontext():
         (y,) = every_way(run, xp)
-    np.testing.assert_array_equal(y, naive_sign_steps(x, g, eps, **how))
+    np.testing.assert_array_equal(y, naive_sign_steps(x, g, eps, bounds))
 
 
 def test_nan_is_not_taken_for_a_flat_gradient(xp):
@@ -241,12 +233,6 @@ WRONG = {
         ((P, Q, 1), {"bounds": (1, 0)}, ValueError, "bounds must be (lo, hi) with lo <= hi, got (1, 0)"),
         ((P, Q, 1), {"bounds": (0, math.nan)}, ValueError, "bounds must be (lo, hi) with lo <= hi, got (0, nan)"),
         ((P, Q, 1), {"bounds": (0, None)}, TypeError, "bounds must be a real number, got NoneType"),
-        ((P, Q, 1), {"center": Q}, ValueError, "center and radius must be given together, got no radius"),
-        ((P, Q, 1), {"radius": 1}, ValueError, "center and radius must be given together, got no center"),
-        ((P, Q, 1), {"center": 0.0, "radius": 1}, TypeError, "center must be a numpy.ndarray, got float"),
-        ((P, Q, 1), {"center": zeros(4), "radius": 1}, ValueError, "center must have the shape of x, (4, 3), got (4,)"),
-        ((P, Q, 1), {"center": P, "radius": 1}, ValueError, "center must not share memory with x"),
-        ((P, Q, 1), {"center": Q, "radius": -1}, ValueError, "radius must be at least 0 and finite in float32, got -1"),
     ],
     kernels.l2_step: [
         ((P, None, 1), {}, TypeError, "g must be a numpy.ndarray, got NoneType"),
@@ -283,7 +269,7 @@ def test_a_wrong_argument_is_named_and_nothing_happens(monkeypatch, function, ar
 @needs_compiler
 def test_the_arguments_of_the_wrong_examples_are_right_but_for_one(monkeypatch):
     monkeypatch.setenv("NPADV_KERNELS", "cpu")
-    kernels.sign_step(P.copy(), Q, 1, bounds=(0, 1e300), center=Q, radius=1)
+    kernels.sign_step(P.copy(), Q, 1, bounds=(0, 1e300))
     kernels.l2_step(P.copy(), Q, 1, bounds=[0, 1])
     kernels.l1_step(P.copy(), Q, 1)
 

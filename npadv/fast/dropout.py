@@ -1,15 +1,13 @@
-"""Dropout, fast: on CuPy the kernel of ``kernels/dropout.cu``, which computes the mask of each element where it uses it."""
+"""Dropout on CuPy arrays, by ``kernels/dropout.cu``: the mask is computed where it is needed and never stored."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from npadv import kernels
-from npadv.fast import plain
+from npadv.backend import Array
 
 
-def dropout(x: Any, *, rate: float, draw: Any, rescale: bool = True) -> Any:
-    """Return x with each element zeroed with probability ``rate``."""
-    if kernels.takes(x):
-        return kernels.dropout(x, rate, draw.state, draw=draw.number, rescale=rescale)
-    return plain(dropout)(x, rate=rate, draw=draw, rescale=rescale)
+def dropout(x: Array, *, rate: float, draw: Any, rescale: bool = True) -> Array:
+    """Return what ``ops.dropout`` returns."""
+    return kernels.dropout(x, rate, draw.state, draw=draw.number, rescale=rescale)

@@ -28,13 +28,10 @@ Bounds = tuple[float, float] | None
 # ------------------------------------------------------------------------------------------------ by the sign
 
 
-def sign_step(
-    x: Array, g: Array, eps: float, *, bounds: Bounds = None, center: Array = None, radius: float | None = None
-) -> Array:
+def sign_step(x: Array, g: Array, eps: float, *, bounds: Bounds = None) -> Array:
     """Step uphill on ``x`` in place by the sign of the gradient, ``x <- clip(x + eps * sign(g))``, and return ``x``.
 
-    With ``center`` and ``radius`` the result is first projected on the l-infinity ball ``|x - center| <= radius`` (to
-    rounding), then on the box ``bounds``. A gradient of 0 leaves its element where it is; a NaN makes it NaN.
+    A gradient of 0 leaves its element as it is, but for the box; a NaN makes it NaN.
 
     Parameters
     ----------
@@ -46,8 +43,6 @@ def sign_step(
         The step, in the units of ``x``; at least 0. To step downhill, pass ``-g``.
     bounds : (lo, hi), optional
         The box every element must stay in; either end may be infinite.
-    center, radius : cupy.ndarray and float, optional
-        The ball's center, like ``g`` in shape, dtype, device and memory, and its radius, at least 0.
 
     Raises
     ------
@@ -57,15 +52,8 @@ def sign_step(
         CuPy is not installed or sees no GPU.
     """
     name = "sign_step"
-    arrays = {"x": x, "g": g} if center is None else {"x": x, "g": g, "center": center}
-    check_arrays(name, arrays)
-    check_shape(name, "g", g, x.shape, "the shape of x")
-    step, lo, hi, x0, ball = _confined(name, arrays, eps, bounds, radius)
-    args = {"x": x, "g": contiguous(g), "eps": step, "lo": lo, "hi": hi, "n": x.size}
-    if x0 is None:
-        launch("sign_step", "sign_step", args, blocks=covering(x.size))
-    else:
-        launch("sign_step", "projected_sign_step", {**args, "x0": x0, "radius": ball}, blocks=covering(x.size))
+    args = _check_step(name, x, g, eps, bounds)
+    launch(name, name, {**args, "n": x.size}, blocks=covering(x.size))
     return x
 
 
@@ -100,39 +88,30 @@ def l2_step(x: Array, g: Array, eps: float, *, bounds: Bounds = None) -> Array:
 def l1_step(x: Array, g: Array, eps: float, *, bounds: Bounds = None) -> Array:
     """Move in each row of ``x`` the one element whose gradient is largest, by ``eps`` times its sign, in place.
 
-    At ties the first. Only that element is read, moved and confined to ``bounds``: the others are taken to lie there.
-    A row of zeros in ``g`` moves nothing; NaN counts as the largest, and the first NaN makes its element NaN.
+    At ties the first. Only that element is read, moved and clipped to ``bounds``; the others are assumed to lie there.
+    A row of zeros in ``g`` moves nothing. NaN counts as the largest, and the first NaN makes its element NaN.
     Arguments and errors are those of :func:`l2_step`.
     """
     return _row_step("l1_step", x, g, eps, bounds)
 
 
 def _row_step(name: str, x: Array, g: Array, eps: float, bounds: Bounds) -> Array:
-    check_arrays(name, {"x": x, "g": g})
+    args = _check_step(name, x, g, eps, bounds)
     if x.ndim < 1:
         raise ValueError(f"{name}: x must be a batch (N, ...), got a scalar")
-    check_shape(name, "g", g, x.shape, "the shape of x")
-    step, lo, hi, *_ = _confined(name, {"x": x, "g": g}, eps, bounds, None)
     rows, width = x.shape[0], math.prod(x.shape[1:])
-    args = {"x": x, "g": contiguous(g), "eps": step, "lo": lo, "hi": hi, "rows": rows, "width": width}
-    launch("steepest_step", name, args, blocks=covering(rows * THREADS if width else 0))  # a block for a row
+    blocks = covering(rows * THREADS if width else 0)  # a block for a row
+    launch("steepest_step", name, {**args, "rows": rows, "width": width}, blocks=blocks)
     return x
 
 
 # ------------------------------------------------------------------------------------------------------ shared
 
 
-def _confined(
-    name: str, arrays: dict[str, Array], eps: float, bounds: Bounds, radius: float | None
-) -> tuple[Any, Any, Any, Array, Any]:
-    """Check what all steps have in common; return eps, lo, hi, the ball's center (or None) and radius as kernels take them."""
-    x, center = arrays["x"], arrays.get("center")
-    check_in_place(name, {"x": x}, {which: a for which, a in arrays.items() if which != "x"})
-    if (center is None) != (radius is None):
-        missing = "center" if center is None else "radius"
-        raise ValueError(f"{name}: center and radius must be given together, got no {missing}")
+def _check_step(name: str, x: Array, g: Array, eps: float, bounds: Bounds) -> dict[str, Any]:
+    """Check the arguments that all steps share, and return them by the names of the kernels' parameters."""
+    check_arrays(name, {"x": x, "g": g})
+    check_shape(name, "g", g, x.shape, "the shape of x")
+    check_in_place(name, {"x": x}, {"g": g})
     step, (lo, hi) = real_number(name, "eps", eps, x.dtype, least=0), interval(name, bounds, x.dtype)
-    if center is None:
-        return step, lo, hi, None, x.dtype.type(0)
-    check_shape(name, "center", center, x.shape, "the shape of x")
-    return step, lo, hi, contiguous(center), real_number(name, "radius", radius, x.dtype, least=0)
+    return {"x": x, "g": contiguous(g), "eps": step, "lo": lo, "hi": hi}

@@ -1,14 +1,9 @@
-"""Dropout by masks that are never stored: a function of a seed and a count computes a mask wherever it is needed.
+"""Dropout with masks that are never stored: a mask is computed from a seed and a count, once forward and once backward.
 
-    y_i = x_i * [word_i >= rate * 2^32] / (1 - rate)          word_i: 32 random bits
-
-The bits come from the generator Philox4x32-10 (Salmon, Moraes, Dror and Shaw 2011), which makes four words out of a counter and
-a key. The key is the seed; element i uses word i % 4 of the counter (i // 4, offset + draw). So the gradient computes the mask
-once more, and no mask is kept in between.
-
-NumPy's generators live on the host: their masks must be made there and copied to the device. :class:`DeviceRandom` keeps seed
-and offset in the device's memory instead. That is quicker, and only so can a recorded step (``npadv.capture``) draw new masks
-at each replay.
+NumPy's generators run on the host, so their masks must be drawn there and copied to a GPU. :class:`DeviceRandom` is a state
+of two numbers in the device's memory. The mask of a layer is a function of it, the random generator Philox, which the kernel
+``kernels/dropout.cu`` evaluates for each element. This is faster, and it is the only source of masks for a recorded step
+(``npadv.capture``), which repeats the arguments of its kernels but reads the state anew at each replay.
 """
 
 from __future__ import annotations
@@ -22,16 +17,69 @@ from npadv import capture
 from npadv.autodiff import defvjp, primitive
 from npadv.backend import Array, like, to_numpy, xp_of
 from npadv.fast import dropout as fast
-from npadv.fast import faster
+from npadv.fast.on_cupy import on_cupy
+
+
+@primitive
+@on_cupy(fast.dropout)
+def dropout(x: Any, *, rate: float, draw: Draw, rescale: bool = True) -> Any:
+    """Return x with each element set to zero with probability ``rate``, by a mask of a :class:`DeviceRandom`.
+
+    Element i is kept if the i-th random number, an integer in [0, 2**32), is at least rate * 2**32. ``rescale`` divides the
+    kept elements by 1 - rate. The operation is linear, so its gradient is the operation itself with the same mask.
+    """
+    kept = random_words(x, draw) >= min(round(rate * 2**32), 2**32 - 1)
+    return x * kept * x.dtype.type(1 / (1 - rate) if rescale else 1)
+
+
+defvjp(dropout, lambda g, y, x, rate, draw, rescale=True: dropout(g, rate=rate, draw=draw, rescale=rescale))
+
+
+def random_words(x: Array, draw: Draw) -> Array:
+    """Return a random integer in [0, 2**32) for each element of x, the same whenever the same mask is drawn."""
+    xp, (seed, offset) = xp_of(x), (draw.state[:1], draw.state[1:])
+    counters = xp.arange(-(-x.size // 4)).astype(np.uint64)  # four integers from each
+    words = philox(counters, offset + np.uint64(draw.number), seed)
+    return words.reshape(-1)[: x.size].reshape(x.shape)
+
+
+def philox(low: Array, high: Array, key: Array) -> Array:
+    """Return the 4 integers in [0, 2**32) that Philox4x32-10 makes of each counter: (N,) of uint64 to (N, 4) of uint32.
+
+    Ten rounds of multiplying and mixing (Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3").
+
+    Parameters
+    ----------
+    low : array of uint64, (N,)
+        The lower halves of the counters.
+    high, key : arrays of uint64, (1,) or (N,)
+        Their upper halves, and the key.
+
+    Examples
+    --------
+    The generator's authors publish the result for a counter and a key of zeros:
+
+    >>> zero = np.zeros(1, np.uint64)
+    >>> [f"{word:08x}" for word in philox(zero, zero, zero)[0]]
+    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
+    """
+    xp, mask = xp_of(low), np.uint64(2**32 - 1)
+    c0, c1, c2, c3 = low & mask, low >> 32, high & mask, high >> 32
+    k0, k1 = key & mask, key >> 32
+    for _ in range(10):
+        even, odd = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)  # of 64 bits
+        c0, c1, c2, c3 = (odd >> 32) ^ c1 ^ k0, odd & mask, (even >> 32) ^ c3 ^ k1, even & mask
+        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & mask, (k1 + np.uint64(0xBB67AE85)) & mask
+    return xp.stack([xp.broadcast_to(c, low.shape) for c in (c0, c1, c2, c3)], axis=1).astype(np.uint32)
 
 
 class DeviceRandom:
-    """A random state for dropout in the memory of a device; takes the place of a NumPy generator in training.
+    """A random state for dropout in a device's memory, in place of a NumPy generator in training.
 
     Parameters
     ----------
     seed : int
-        In [0, 2**64): which of the sequences of masks.
+        In [0, 2**64): the number of a sequence of masks.
     reference : array
         Any array on the device.
 
@@ -41,7 +89,7 @@ class DeviceRandom:
     >>> x, draw = np.ones(8), random.draw()
     >>> bool((dropout(x, rate=0.5, draw=draw) == dropout(x, rate=0.5, draw=draw)).all())
     True
-    >>> random.advance()  # a step is over: its masks are gone
+    >>> random.advance()  # the step is over; its masks cannot be computed any more
     >>> random.state()
     {'state': array([2024,    1], dtype=uint64)}
     """
@@ -50,17 +98,17 @@ class DeviceRandom:
         if not 0 <= seed < 2**64:
             raise ValueError(f"DeviceRandom(seed): expected an integer in [0, 2**64), got {seed!r}")
         self.memory = like(np.array([seed, 0], np.uint64), reference)  # seed, offset
-        self.steps = self.draws = 0  # the steps finished, and the masks drawn in this one
+        self.steps = self.draws = 0  # steps finished; masks drawn in the present one
 
     def draw(self) -> Draw:
-        """Return the next mask of this step: one for each layer, and for each time that it is called."""
+        """Return the next mask of this step. Each call of each layer draws one."""
         self.draws += 1
         return Draw(self, self.draws - 1, self.steps)
 
     def advance(self) -> None:
-        """End a step, after its last gradient: the next one draws other masks."""
+        """End a step, after its last gradient. The next step draws other masks."""
         offset = self.memory[1:]
-        offset += np.uint64(self.draws)  # in the order of the device's queue, after the last gradient
+        offset += np.uint64(self.draws)
         self._count()
         capture.on_replay(self._count)
 
@@ -68,7 +116,7 @@ class DeviceRandom:
         self.steps, self.draws = self.steps + 1, 0
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what a resumed run needs."""
+        """Return everything that a resumed run needs."""
         return {"state": to_numpy(self.memory).copy()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -79,12 +127,12 @@ class DeviceRandom:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"DeviceRandom has no {name}: a captured step can draw the masks of dropout, and nothing else"
+            f"DeviceRandom has no {name}: a captured step can draw the masks of dropout, no other random numbers"
         )
 
 
 class Draw(NamedTuple):
-    """One of a random state's masks: which, and of which step."""
+    """The number of a mask: the ``number``-th of a step of a random state."""
 
     random: DeviceRandom
     number: int
@@ -99,51 +147,3 @@ class Draw(NamedTuple):
                 "take the gradient before DeviceRandom.advance()"
             )
         return self.random.memory
-
-
-@primitive
-@faster(fast.dropout)
-def dropout(x: Any, *, rate: float, draw: Draw, rescale: bool = True) -> Any:
-    """Return x with each element zeroed with probability ``rate``, by a mask of a :class:`DeviceRandom`.
-
-    ``rescale`` divides the others by 1 - rate. The operation is linear, so its gradient is itself: the same mask again.
-    """
-    xp, (seed, offset) = xp_of(x), (draw.state[:1], draw.state[1:])
-    counters = xp.arange(-(-x.size // 4)).astype(np.uint64)
-    words = philox(counters, offset + np.uint64(draw.number), seed).reshape(-1)[: x.size]
-    kept = words >= min(round(rate * WORD), WORD - 1)
-    return x * kept.reshape(x.shape) * x.dtype.type(1 / (1 - rate) if rescale else 1.0)
-
-
-defvjp(dropout, lambda g, y, x, rate, draw, rescale=True: dropout(g, rate=rate, draw=draw, rescale=rescale))
-
-
-WORD = 2**32  # the words are below it
-
-
-def philox(low: Array, high: Array, key: Array) -> Array:
-    """Return the 4 words that Philox4x32-10 makes of each counter: (N,) of uint64 to (N, 4) of uint32.
-
-    Parameters
-    ----------
-    low : array of uint64, (N,)
-        The lower halves of the counters.
-    high, key : arrays of uint64, (1,) or (N,)
-        Their upper halves, and the key.
-
-    Examples
-    --------
-    The generator's authors publish the result for a counter and key of zeros:
-
-    >>> zero = np.zeros(1, np.uint64)
-    >>> [f"{word:08x}" for word in philox(zero, zero, zero)[0]]
-    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
-    """
-    xp, mask = xp_of(low), np.uint64(WORD - 1)
-    c0, c1, c2, c3 = low & mask, low >> 32, high & mask, high >> 32
-    k0, k1 = key & mask, key >> 32
-    for _ in range(10):
-        even, odd = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)  # of 64 bits
-        c0, c1, c2, c3 = (odd >> 32) ^ c1 ^ k0, odd & mask, (even >> 32) ^ c3 ^ k1, even & mask
-        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & mask, (k1 + np.uint64(0xBB67AE85)) & mask
-    return xp.stack([xp.broadcast_to(c, low.shape) for c in (c0, c1, c2, c3)], axis=1).astype(np.uint32)
