@@ -1,4 +1,4 @@
-// Convolution in two dimensions and its two gradients, version 1, the direct way: one thread computes one element.
+// Convolution in two dimensions and its two gradients, version 1: one thread computes one element directly from the definition.
 //
 // What neural networks call convolution is cross-correlation: the filter w slides over the image x unflipped.
 //

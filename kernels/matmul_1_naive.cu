@@ -1,4 +1,4 @@
-// The product of two matrices, version 1, the naive way: one thread computes one element.
+// The product of two matrices, version 1: one thread computes one element.
 //
 //   c[m,n] = bias[n] + sum over k of  a[m,k] * b[k,n]
 //

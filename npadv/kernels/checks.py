@@ -15,7 +15,7 @@ __all__ = ["check_companion", "check_in_place", "check_shape", "interval", "take
 def takes(*arrays: Any) -> bool:
     """Tell whether the kernels can compute with these arrays: on a GPU, all float32 or all float64.
 
-    The functions of ``npadv/fast`` ask this before they call one, and otherwise use array expressions.
+    The functions of ``npadv/fast`` call a kernel if so, and compute by array expressions otherwise.
 
     >>> takes(np.ones(3))  # on the host
     False
@@ -24,7 +24,7 @@ def takes(*arrays: Any) -> bool:
 
 
 def check_shape(name: str, which: str, a: Any, shape: tuple[int, ...], why: str) -> None:
-    """Raise unless ``a`` has the shape, of which ``why`` says where it comes from."""
+    """Raise unless ``a`` has the shape; ``why`` explains the shape in the message."""
     if a.shape != shape:
         raise ValueError(f"{name}: {which} must have {why}, {shape}, got {a.shape}")
 
@@ -46,7 +46,7 @@ def check_in_place(name: str, targets: Mapping[str, Any], others: Mapping[str, A
 
 
 def check_companion(name: str, which: str, a: Any, dtype: Any, like: tuple[str, Any]) -> None:
-    """Raise unless ``a`` is a device array of a dtype of its own, on the device of the array it goes with, (name, array)."""
+    """Raise unless ``a`` is a device array of the given dtype, on the device of another array, (name, array)."""
     if not isinstance(a, (xp := array_module(like[1])).ndarray):
         raise TypeError(f"{name}: {which} must be a {xp.__name__}.ndarray, got {type(a).__name__}")
     check_arrays(name, {which: a}, (np.dtype(dtype),))
