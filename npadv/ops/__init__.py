@@ -28,6 +28,7 @@ from npadv.ops.elementwise import (
     where,
 )
 from npadv.ops.linalg import affine, matmul
+from npadv.ops.maxout import maxout
 from npadv.ops.pool import avg_pool2d, max_pool2d
 from npadv.ops.reduce import logsumexp, max, mean, min, softmax, softmax_cross_entropy, sum
 from npadv.ops.shape import (
@@ -68,6 +69,7 @@ __all__ = [
     "max",
     "max_pool2d",
     "maximum",
+    "maxout",
     "mean",
     "min",
     "minimum",
