@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 # first imported, which is after this line.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from benchmark_cases import fake_worker as fake_worker  # a fixture
 from kernel_cases import xp as xp  # a fixture; it imports NumPy
 
 settings.register_profile(

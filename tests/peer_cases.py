@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from benchmarks.sides import victims
+from benchmarks.contenders import victims
 from npadv import Tensor, grad, no_record
 from npadv.functional import cross_entropy
 
@@ -21,7 +21,7 @@ def side(name):
         warnings.simplefilter("ignore")  # about what these import
         for package in ("torch", PACKAGES[name]):
             pytest.importorskip(package, reason=f'{package} is not installed: pip install -e ".[peers]"')
-        return importlib.import_module(f"benchmarks.sides.{name}_side")
+        return importlib.import_module(f"benchmarks.contenders.{name}_attacks")
 
 
 @functools.cache
