@@ -16,6 +16,7 @@ from npadv.functional import cross_entropy
 from npadv.nn import networks
 from npadv.ops import conv
 from npadv.optim import SGD
+from npadv.shapes import conv_shapes
 from npadv.train import classification_loss, gradient_update
 
 Step = Callable[[], Any]
@@ -141,11 +142,11 @@ def convolution(part: str, batch: int, images: list[int], filters: list[int], pa
 
 def primitive(part: str, x: Any, w: Any, g: Any, padding: int) -> Step:
     """Return the function that computes one part of a convolution: its output, or a gradient for the cotangent g."""
-    geometry = conv.conv_geometry(1, padding, 1, 1)
+    shapes = conv_shapes(x.shape, w.shape, padding=padding)
     return {
-        "forward": lambda: conv.conv2d_forward(x, w, geometry=geometry),
-        "input gradient": lambda: conv.conv2d_input_grad(g, w, shape=x.shape, geometry=geometry),
-        "weight gradient": lambda: conv.conv2d_weight_grad(x, g, shape=w.shape, geometry=geometry),
+        "forward": lambda: conv.conv2d_forward(x, w, shapes=shapes),
+        "input gradient": lambda: conv.conv2d_input_grad(g, w, shapes=shapes),
+        "weight gradient": lambda: conv.conv2d_weight_grad(x, g, shapes=shapes),
     }[part]
 
 
