@@ -1,12 +1,12 @@
 """Where NumPy and CuPy differ, as far as it can be seen without CuPy: and that nothing heavy is imported unasked."""
 
 import json
-import subprocess
 import sys
 import types
 
 import numpy as np
 import pytest
+from subprocesses import run_python
 
 from npadv import backend
 from npadv.backend import (
@@ -112,20 +112,16 @@ print((finished - libraries) / (libraries - started))
 """
 
 
-def output_of(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
-
-
 def test_importing_npadv_takes_at_most_twice_as_long_as_numpy_and_scipy():
     """Both are imported in one process, so a busy machine slows both; the best of five runs counts."""
     ratios = []
     while len(ratios) < 5 and min(ratios, default=9.0) >= 2:
-        ratios.append(float(output_of(IMPORT)))
+        ratios.append(float(run_python(IMPORT)))
     assert min(ratios) < 2
 
 
 def test_importing_npadv_imports_no_slow_libraries():
-    modules = json.loads(output_of("import json, sys, npadv; print(json.dumps(sorted(sys.modules)))"))
+    modules = json.loads(run_python("import json, sys, npadv; print(json.dumps(sorted(sys.modules)))"))
     assert not {"matplotlib", "sklearn", "cupy", "scipy.optimize", "jinja2", "tqdm", "pooch"} & set(modules)
 
 
