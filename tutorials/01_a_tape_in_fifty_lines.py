@@ -41,7 +41,7 @@ L = d * d
 
 # %% [markdown]
 # Now read it backwards. L changes by `2 d` for each unit of `d`; `d` changes by 1 for each unit of `c`; and so on down.
-# Write `g_v` for dL/dv:
+# Write g_v for dL/dv:
 
 # %%
 g_L = 1.0
@@ -182,8 +182,8 @@ print(f"y = {y.data}, made from {product.data}, made from {x.data}")
 # ## 4. Walking back
 #
 # Start at `y` with the cotangent 1 (dy/dy). Of all tensors whose cotangent we have and have not yet passed on, take the
-# youngest. Its rules compute contributions to its arguments' cotangents; add these to the cotangents that we have. Stop when no
-# tensor is left.
+# youngest. Its rules compute contributions to its arguments' cotangents; add these to the cotangents that we have. Stop when
+# no tensor is left.
 
 
 # %% tags=["core"]
@@ -368,9 +368,9 @@ assert gradient(y, [x]) == gradient(y, [x]) == [6.0]
 # %% [markdown]
 # ## 6. Training a network
 #
-# Fifty lines are enough to train a network. scikit-learn contains 1,797 handwritten digits; `npadv.data` returns them as 28 x 28
-# images with pixels in [0, 1]. The network has one hidden layer of 32 tanh units. It returns *logits* z, one number per class;
-# the probability of class k is softmax(z)_k = exp(z_k) / sum_j exp(z_j).
+# Fifty lines are enough to train a network. scikit-learn contains 1,797 handwritten digits; `npadv.data` returns them as 28 x
+# 28 images with pixels in [0, 1]. The network has one hidden layer of 32 tanh units. It returns *logits* z, one number per
+# class; the probability of class k is softmax(z)_k = exp(z_k) / sum_j exp(z_j).
 #
 # The loss is the mean *cross-entropy*, -log(probability of the right class), over the N examples of a batch:
 #
@@ -469,8 +469,8 @@ npadv.grad(loss, weights)
 assert calls == ["ndarray"]
 
 # %% [markdown]
-# **Its rules run on arrays or on Tensors.** The rule above was called with an `ndarray`: without a wrapper, without a record. But
-# a rule is itself a calculation, such as `g * (1 - y * y)`. Called with Tensors, it leaves records of its own, so that the
+# **Its rules run on arrays or on Tensors.** The rule above was called with an `ndarray`: without a wrapper, without a record.
+# But a rule is itself a calculation, such as `g * (1 - y * y)`. Called with Tensors, it leaves records of its own, so that the
 # gradient can be differentiated again. `create_graph=True` does this; in `_backward_pass` it is the one line that chooses
 # between the record's `_args` and its `_values`.
 
@@ -486,8 +486,8 @@ assert np.isclose(first.data, 1 - t**2)
 assert np.isclose(second, -2 * t * (1 - t**2))
 
 # %% [markdown]
-# **It notices changes in place.** A rule reads its arguments during the walk, which may be long after they were used. If an array
-# has been changed in between, our tape computes a wrong derivative:
+# **It notices changes in place.** A rule reads its arguments during the walk, which may be long after they were used. If an
+# array has been changed in between, our tape computes a wrong derivative:
 
 # %%
 x = Tensor([1.0, 2.0])
@@ -556,9 +556,9 @@ for y in (constant * 2.0, npadv.Tensor(1.0, requires_grad=True) * 2.0):
 
 # %% [markdown]
 # **It can be replayed.** A tape is a program: a list of operations on arrays, in order. For one image and a small network,
-# recording takes as long as the arithmetic, and a loop that computes the gradient of one function at many points makes the same
-# record every time. `npadv.Replay` records twice. If both records are the same, it writes them out as a Python function, with a
-# line for each operation and a line for each rule. From the third point on it calls that function, without any Tensor.
+# recording takes as long as the arithmetic, and a loop that computes the gradient of one function at many points makes the
+# same record every time. `npadv.Replay` records twice. If both records are the same, it writes them out as a Python function,
+# with a line for each operation and a line for each rule. From the third point on it calls that function, without any Tensor.
 
 # %%
 calls = []

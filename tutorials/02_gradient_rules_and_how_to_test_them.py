@@ -13,10 +13,10 @@
 # %% [markdown]
 # # Gradient rules, and how to test them
 #
-# The first tutorial built a tape from *rules*. Each is one line that computes the cotangent of an operation's argument from the
-# cotangent of its result. How does one find these lines, and how does one know that they are right? A wrong sign shows within
-# a minute, because nothing trains. A factor of 1.001 does not show in training, nor does a second derivative that is zero by
-# mistake. So we derive rules on paper, compare them with numeric derivatives, and plant wrong rules to see whether the
+# The first tutorial built a tape from *rules*. Each is one line that computes the cotangent of an operation's argument from
+# the cotangent of its result. How does one find these lines, and how does one know that they are right? A wrong sign shows
+# within a minute, because nothing trains. A factor of 1.001 does not show in training, nor does a second derivative that is
+# zero by mistake. So we derive rules on paper, compare them with numeric derivatives, and plant wrong rules to see whether the
 # comparison finds them. At the end we write a primitive of our own, and use second derivatives to find the direction in which
 # a network is easiest to disturb.
 #
@@ -76,21 +76,21 @@ assert np.allclose(npadv.jacobian(f(xs), xs), J, atol=1e-8)
 #
 # ## 2. Rules on paper
 #
-# To find a rule, write the change dy of y for a small change dx, to first order. Then move every factor in <g, dy> to the side of
-# g until dx stands alone:
+# To find a rule, write the change dy of y for a small change dx, to first order. Then move every factor in <g, dy> to the side
+# of g until dx stands alone:
 #
 #     <g, dy> = <(the rule), dx>.
 #
 # **Product**, y = a * b, element by element: dy = b * da + a * db, so <g, dy> = <g * b, da> + <g * a, db>.
 #
-# **Broadcasting**, y = a repeated along new or stretched axes: each element of a is multiplied with the g of all its copies, so
-# <g, dy> = <sum of g over these axes, da>. **Sum** is the reverse: dy is the sum of dx, so each element of x gets the g of its
-# sum, repeated. Each of the two is the rule of the other. For a linear map B, the map B* with
+# **Broadcasting**, y = a repeated along new or stretched axes: each element of a is multiplied with the g of all its copies,
+# so <g, dy> = <sum of g over these axes, da>. **Sum** is the reverse: dy is the sum of dx, so each element of x gets the g of
+# its sum, repeated. Each of the two is the rule of the other. For a linear map B, the map B* with
 #
 #     <g, B x> = <B* g, x>      for all x and g
 #
-# is called its *adjoint*. The rule of a linear map is its adjoint, and the rule of the adjoint is the map. The equation is also a
-# test, which needs no derivatives and no step sizes: draw x and g at random and compare two numbers.
+# is called its *adjoint*. The rule of a linear map is its adjoint, and the rule of the adjoint is the map. The equation is
+# also a test, which needs no derivatives and no step sizes: draw x and g at random and compare two numbers.
 
 # %%
 x, g = rng.standard_normal((3, 1)), rng.standard_normal((2, 3, 4))
@@ -118,8 +118,8 @@ assert np.allclose(by_tape[1], A.T @ G)
 assert np.isclose(dot(G, A @ B), dot(G @ B.T, A))  # the product is linear in A: the dot-product test holds
 
 # %% [markdown]
-# **Log-sum-exp**, y = log(sum_j exp(x_j)): dy = sum_j exp(x_j) dx_j / sum_k exp(x_k) = <softmax(x), dx>, so the rule is
-# g softmax(x). Since y is known, softmax(x) = exp(x - y) costs one exponential, which cannot overflow: y is at least as large as
+# **Log-sum-exp**, y = log(sum_j exp(x_j)): dy = sum_j exp(x_j) dx_j / sum_k exp(x_k) = <softmax(x), dx>, so the rule is g
+# softmax(x). Since y is known, softmax(x) = exp(x - y) costs one exponential, which cannot overflow: y is at least as large as
 # every x_j. (The forward function subtracts the largest x_j first: see `npadv/ops/reduce.py`.)
 
 # %%
@@ -208,9 +208,10 @@ for by_loops, by_rule in zip((dx, dw), grad(ops.conv2d(xs, ws), [xs, ws], g), st
 #     forward    (f(x + h) - f(x)) / h           = f'(x) + h/2 f''(x)    + ...
 #     central    (f(x + h) - f(x - h)) / (2 h)   = f'(x) + h^2/6 f'''(x) + ...
 #
-# The terms with h are *truncation* errors; they call for a small h. But f is known only to about u |f|, where u is the spacing of
-# floating-point numbers near 1 (2.2e-16 in float64), and the difference divides this error by h. The *rounding* error is about
-# u |f| / h, which calls for a large h. The sum of both is smallest where its derivative in h is zero. For the central difference,
+# The terms with h are *truncation* errors; they call for a small h. But f is known only to about u |f|, where u is the spacing
+# of floating-point numbers near 1 (2.2e-16 in float64), and the difference divides this error by h. The *rounding* error is
+# about u |f| / h, which calls for a large h. The sum of both is smallest where its derivative in h is zero. For the central
+# difference,
 #
 #     h^2/6 |f'''| + u |f| / h   is least at   h = (3 u |f / f'''|)^(1/3),
 #
@@ -266,8 +267,8 @@ assert abs(slope(1, 1e-7, 1e-12) + 1) < 0.3  # rounding: error proportional to 1
 assert abs(slope(0, 1e-9, 1e-12) + 1) < 0.3  # ... for both
 
 # %% [markdown]
-# In float32 (u = 1.2e-7) the same theory gives only four or five digits, and a few roundings together can hide a factor of 1.001
-# in a rule. This is why `check_grads` requires float64, with a step of 1e-6.
+# In float32 (u = 1.2e-7) the same theory gives only four or five digits, and a few roundings together can hide a factor of
+# 1.001 in a rule. This is why `check_grads` requires float64, with a step of 1e-6.
 
 # %%
 u32 = float(np.finfo(np.float32).eps)
@@ -286,8 +287,8 @@ print(f"best central difference: {error[best[1], 1]:.0e} in float64, {best_in_fl
 #               =  <J^T v, u>                             from the rules: one walk.
 #
 # If the rules compute another matrix J', the two numbers differ by <v, D u> with D = J' - J. Could this be zero for a wrong
-# matrix? If v and u are normal and independent, <v, D u> is zero with probability 0 unless D = 0, and the mean of its square is
-# the sum of the squares of all elements of D. So an error shows at about its true size, wherever it is in the matrix.
+# matrix? If v and u are normal and independent, <v, D u> is zero with probability 0 unless D = 0, and the mean of its square
+# is the sum of the squares of all elements of D. So an error shows at about its true size, wherever it is in the matrix.
 
 # %%
 D = np.zeros((30, 40))
@@ -311,8 +312,8 @@ check_grads(lambda x, w: ops.logsumexp(ops.tanh(x @ w), axis=1), [x, w])
 # ## 5. Planting wrong rules
 #
 # A test that has never failed has not been tested. Here are several mistakes, each planted into a right operation, and the
-# result of the check. `planted` makes a primitive with given rules. `caught` returns the order at which the check fails, 0 if it
-# passes.
+# result of the check. `planted` makes a primitive with given rules. `caught` returns the order at which the check fails, 0 if
+# it passes.
 
 
 # %%
@@ -376,8 +377,8 @@ assert outcomes["detached"] == outcomes["uses a wrong rule"] == 2
 # or too small, without an error. The last rule is right but uses another primitive whose rule is wrong. Only the second order
 # finds these two.
 #
-# Note also "without g". With scalar losses and the cotangent 1, this rule would pass; the random v finds it. The next cell shows
-# two mistakes that pass without random numbers:
+# Note also "without g". With scalar losses and the cotangent 1, this rule would pass; the random v finds it. The next cell
+# shows two mistakes that pass without random numbers:
 
 # %%
 without_g = planted(forward, lambda g, y, x: 1 - y * y)
@@ -397,7 +398,8 @@ half_right = planted(lambda x: np.maximum(x, 0), lambda g, y, x: g)  # a ReLU th
 assert caught(half_right, np.array([0.5, 2.0])) == 0  # tested on one side only
 assert caught(half_right, np.array([0.5, -2.0])) == 1
 
-# At a tie, a central difference is the mean of the slopes on both sides, so the check fails for a rule that chooses one of them.
+# At a tie, a central difference is the mean of the slopes on both sides: the check fails for a rule that chooses one of them.
+# them.
 tie, direction = np.array([5.0, 5.0]), np.array([1.0, -3.0])
 difference = ((tie + h * direction).max() - (tie - h * direction).max()) / (2 * h)
 assert np.isclose(difference, direction.mean())
@@ -418,8 +420,8 @@ assert caught(lambda x: 1e9 * tiny(x), x) == 1
 #     log(-expm1(-x))       for x < log 2,       expm1(t) = exp(t) - 1, computed without cancellation
 #     log1p(-exp(-x))       otherwise,           log1p(t) = log(1 + t), likewise.
 #
-# The derivative is exp(-x) / (1 - exp(-x)). A rule may use primitives only, since it runs on Tensors when second derivatives are
-# computed. The denominator is exp(y), so the derivative is
+# The derivative is exp(-x) / (1 - exp(-x)). A rule may use primitives only, since it runs on Tensors when second derivatives
+# are computed. The denominator is exp(y), so the derivative is
 #
 #     dy/dx = exp(-x) / exp(y) = exp(-x - y),
 #
@@ -447,8 +449,8 @@ def log1mexp(x):
 defvjp(log1mexp, lambda g, y, x: g * ops.exp(-x - y))
 
 # %% [markdown]
-# Now the tests: the examples in the docstring, the check at both orders on both sides of log 2, and extreme arguments, for which
-# the gradient is compared with another formula for the derivative, 1 / expm1(x).
+# Now the tests: the examples in the docstring, the check at both orders on both sides of log 2, and extreme arguments, for
+# which the gradient is compared with another formula for the derivative, 1 / expm1(x).
 
 # %%
 import doctest
@@ -472,8 +474,8 @@ assert abs(naive[2] - log1mexp(x)[2]) < 1e-14  # at 0.5, both are accurate
 
 # %% [markdown]
 # To add a primitive to the library, put it and its rule into a file of `npadv/ops`, and add an entry to the table in
-# `tests/primitive_table.py`, for which Hypothesis draws shapes, strides and dtypes. A test fails for a primitive that is not in
-# the table.
+# `tests/primitive_table.py`, for which Hypothesis draws shapes, strides and dtypes. A test fails for a primitive that is not
+# in the table.
 
 # %% [markdown]
 # ## 7. A use of second derivatives
@@ -483,13 +485,13 @@ assert abs(naive[2] - log1mexp(x)[2]) < 1e-14  # at 0.5, both are accurate
 #
 #     D(r) = KL(p(x) || p(x + r)) = sum_k p_k(x) (log p_k(x) - log p_k(x + r)).
 #
-# D is never negative and D(0) = 0: a minimum, so the gradient at r = 0 is zero. The first term of the Taylor series that is not
-# zero is the second, D(r) = 1/2 <r, H r> + ..., where H is the *Hessian*, the matrix of second derivatives. The worst small
-# perturbation of a given l2 length lies along the eigenvector of H with the largest eigenvalue.
+# D is never negative and D(0) = 0: a minimum, so the gradient at r = 0 is zero. The first term of the Taylor series that is
+# not zero is the second, D(r) = 1/2 <r, H r> + ..., where H is the *Hessian*, the matrix of second derivatives. The worst
+# small perturbation of a given l2 length lies along the eigenvector of H with the largest eigenvalue.
 #
-# For a 28 x 28 image H has 784 x 784 elements. But to find its first eigenvector we need only products H v: start with any v and
-# repeatedly replace it by H v / ||H v||. The component with the largest eigenvalue grows fastest and remains. This is *power
-# iteration*. H v is the gradient of the number <grad D, v>, so two differentiations compute it and no matrix is formed:
+# For a 28 x 28 image H has 784 x 784 elements. But to find its first eigenvector we need only products H v: start with any v
+# and repeatedly replace it by H v / ||H v||. The component with the largest eigenvalue grows fastest and remains. This is
+# *power iteration*. H v is the gradient of the number <grad D, v>, so two differentiations compute it and no matrix is formed:
 # `npadv.hvp`.
 
 # %%
@@ -540,8 +542,8 @@ for k in range(30):
     v = unit(Hv)
 
 # %% [markdown]
-# Is this the largest eigenvalue? Here there is a formula for H. The second derivative of D at 0 is the *Fisher information*: if J
-# is the Jacobian of the logits in x (10 x 784) and p are the probabilities,
+# Is this the largest eigenvalue? Here there is a formula for H. The second derivative of D at 0 is the *Fisher information*:
+# if J is the Jacobian of the logits in x (10 x 784) and p are the probabilities,
 #
 #     H = J^T (diag(p) - p p^T) J.
 
@@ -570,8 +572,8 @@ assert along > max(at_random)
 assert 4 < np.linalg.norm(x) < 16
 
 # %% [markdown]
-# This needed no label, only the network's predicted distribution. *Virtual adversarial training* ([WG] 1.3.1) trains a network to
-# predict the same distribution along v, so it can learn from images without labels.
+# This needed no label, only the network's predicted distribution. *Virtual adversarial training* ([WG] 1.3.1) trains a network
+# to predict the same distribution along v, so it can learn from images without labels.
 #
 # Many implementations contain one mistake here. H v can also be computed from a difference of gradients,
 # (grad D(xi v) - grad D(0)) / xi, often with xi = 1e-6. By section 3, this step is too small in float32.

@@ -71,8 +71,8 @@ def show(name, draw, *args, **kwargs):
 #
 # *Softmax regression* is the simplest classifier of images: its *logits*, one number per class, are z = x W + b, and its
 # probabilities softmax(z). A *maxout* network has hidden units that each take the largest of several linear functions; [WG]
-# uses large ones. Ours has two layers of 64 units with two pieces each, and dropout. Both networks return logits. `fit` takes a
-# model, a loss, data and an optimizer; all random numbers come from `rng`.
+# uses large ones. Ours has two layers of 64 units with two pieces each, and dropout. Both networks return logits. `fit` takes
+# a model, a loss, data and an optimizer; all random numbers come from `rng`.
 
 # %%
 data = digits()
@@ -112,8 +112,8 @@ for name, model in (("softmax regression", regression), ("maxout network", maxou
 # %% [markdown]
 # ## 2. The attack on a linear function
 #
-# Let f(x) = <w, x>. How much can a perturbation d with ||d||_inf <= eps raise it? Each pixel contributes w_i d_i, which is at most
-# eps |w_i|, for d_i = eps sign(w_i). So the worst perturbation and its gain are ([WG] 1.2.3)
+# Let f(x) = <w, x>. How much can a perturbation d with ||d||_inf <= eps raise it? Each pixel contributes w_i d_i, which is at
+# most eps |w_i|, for d_i = eps sign(w_i). So the worst perturbation and its gain are ([WG] 1.2.3)
 #
 #     d = eps sign(w),        <w, d> = eps ||w||_1.
 #
@@ -121,9 +121,9 @@ for name, model in (("softmax regression", regression), ("maxout network", maxou
 #
 #     m(x) = z_3 - z_8 = <w, x> + b_3 - b_8,        w = W_3 - W_8.
 #
-# The loss of a 3 is J = log(1 + exp(-m)). Its gradient is -(1 - p) w, a negative number times w, so the attack is
-# d = -eps sign(w), and for every image the margin falls by exactly eps ||w||_1. (Only the sign of the gradient matters, not its
-# size.) The bounds are wide here, so that the box of pixel values has no effect.
+# The loss of a 3 is J = log(1 + exp(-m)). Its gradient is -(1 - p) w, a negative number times w, so the attack is d = -eps
+# sign(w), and for every image the margin falls by exactly eps ||w||_1. (Only the sign of the gradient matters, not its size.)
+# The bounds are wide here, so that the box of pixel values has no effect.
 
 # %%
 W, bias = (p.data.astype(np.float64) for p in regression.parameters())  # (784, 10), (10,)
@@ -153,8 +153,9 @@ print(
 )
 
 # %% [markdown]
-# No perturbation of that size gains more, and random ones gain much less. With a random sign for each pixel, the terms eps |w_i|
-# have random signs, and their sum is about eps ||w||_2: the square root of a sum of squares, where the attack has the sum.
+# No perturbation of that size gains more, and random ones gain much less. With a random sign for each pixel, the terms eps
+# |w_i| have random signs, and their sum is about eps ||w||_2: the square root of a sum of squares, where the attack has the
+# sum.
 
 # %%
 noise = eps * rng.choice([-1.0, 1.0], (2000, 784))
@@ -218,8 +219,8 @@ assert np.isclose(np.linalg.norm(w_larger), np.linalg.norm(w) / 2)
 # This makes the usual explanation precise. A higher dimension does not make an image easier to attack; it makes harmful
 # perturbations rarer. In many dimensions the harmful directions are as harmful as in few, but so rare that noise does not find
 # them. So a classifier can be excellent on noisy images and fail against an adversary. (If each new pixel adds as much new
-# evidence as any other, the worst case does grow with n; then the effect of noise grows with the square root of n, and the ratio
-# is the same.)
+# evidence as any other, the worst case does grow with n; then the effect of noise grows with the square root of n, and the
+# ratio is the same.)
 
 # %%
 for n in (49, 784):
@@ -230,8 +231,8 @@ for n in (49, 784):
 # %% [markdown]
 # ## 4. The method, line by line
 #
-# A network is not linear, but near x it almost is: J(x + d, y) is about J(x, y) + <g, d>. By section 2, the d that maximises this
-# under ||d||_inf <= eps is
+# A network is not linear, but near x it almost is: J(x + d, y) is about J(x, y) + <g, d>. By section 2, the d that maximises
+# this under ||d||_inf <= eps is
 #
 #     d = eps sign(g),    g = grad_x J(x, y)                    [SYN] eq. 2; [WG] eq. 1.2 and its solution 1.3
 #
@@ -322,8 +323,9 @@ for name in ("softmax", "maxout"):
 #
 #     eps < radius = min over k of  (z_y - z_k) / ||W_y - W_k||_1,
 #
-# and without a box there is a successful attack beyond the radius: one with the class of the minimum as its target. The gradient
-# of FGSM averages over all classes, weighted by their probabilities, so FGSM cannot do better than this bound, but comes close.
+# and without a box there is a successful attack beyond the radius: one with the class of the minimum as its target. The
+# gradient of FGSM averages over all classes, weighted by their probabilities, so FGSM cannot do better than this bound, but
+# comes close.
 
 # %%
 z = predict(regression, images).astype(np.float64)  # (N, 10)
@@ -358,8 +360,8 @@ for a, b in (("softmax", "maxout"), ("maxout", "softmax")):
 # %% [markdown]
 # The attacker needs no access to the network, only a network of a similar kind. The linear explanation predicts this: if both
 # networks are nearly linear and were trained on the same digits, their weights should be similar, and so should the directions
-# of their gradients at an image. Compare the *cosine* of the angle between the gradients, <g, h> / (||g||_2 ||h||_2), with that of
-# random directions in 784 dimensions, which is about 1 / sqrt(784) = 0.036 in size.
+# of their gradients at an image. Compare the *cosine* of the angle between the gradients, <g, h> / (||g||_2 ||h||_2), with
+# that of random directions in 784 dimensions, which is about 1 / sqrt(784) = 0.036 in size.
 
 
 # %%
@@ -398,12 +400,12 @@ print(f"accuracy, attacked with dropout {accuracy(maxout, with_dropout):.1%}, wi
 assert accuracy(maxout, with_dropout) > accuracy(maxout, without) + 0.2
 
 # %% [markdown]
-# In npadv, `model(x)` is always inference, and each call that trains says so, `model(x, train=True, rng=rng)`. So no mode can be
-# left on, and attacks call `model(x)`.
+# In npadv, `model(x)` is always inference, and each call that trains says so, `model(x, train=True, rng=rng)`. So no mode can
+# be left on, and attacks call `model(x)`.
 #
-# **No box.** A pixel cannot have the value -0.1. Most pixels of a digit are background, at 0, and there about half of all steps
-# leave the box. An attack that takes them is stronger, but its images cannot exist. Stay in the box, and count success on the
-# images that you report: clipping them afterwards may undo the success.
+# **No box.** A pixel cannot have the value -0.1. Most pixels of a digit are background, at 0, and there about half of all
+# steps leave the box. An attack that takes them is stronger, but its images cannot exist. Stay in the box, and count success
+# on the images that you report: clipping them afterwards may undo the success.
 
 # %%
 g = input_gradient(maxout)
@@ -417,9 +419,9 @@ assert 0.2 < outside < 0.5
 assert accuracy(maxout, free) < accuracy(maxout, without)
 
 # %% [markdown]
-# **Label leaking, and success that is not error.** An attack on true labels uses information that an attacker may not have. With
-# `y=None` it uses the network's predictions as labels. But then "success" means "the prediction changed", and an image that was
-# wrong before the attack may be right after it. So accuracy is not 1 - success.
+# **Label leaking, and success that is not error.** An attack on true labels uses information that an attacker may not have.
+# With `y=None` it uses the network's predictions as labels. But then "success" means "the prediction changed", and an image
+# that was wrong before the attack may be right after it. So accuracy is not 1 - success.
 
 # %%
 own_labels = fgsm(maxout, images, eps=eps)
@@ -434,11 +436,11 @@ assert np.isclose(right - unchanged, (repaired - (wrong_before & ~own_labels.suc
 assert accuracy(maxout, without) <= right  # true labels make the attack stronger
 
 # %% [markdown]
-# **A saturated softmax.** Multiply all logits by 1000. No prediction changes, but the probabilities are now so close to 0 and 1
-# that the gradient of the loss, (probabilities - one-hot) times the Jacobian, vanishes: exp(-104) is exactly zero in float32,
-# so an image that is classified correctly by a margin of more than 0.104 has a gradient of exactly zero. Since sign(0) = 0, the
-# attack does not move, and the network seems perfectly robust. Any training or "defence" that makes logits large has this effect,
-# intended or not.
+# **A saturated softmax.** Multiply all logits by 1000. No prediction changes, but the probabilities are now so close to 0 and
+# 1 that the gradient of the loss, (probabilities - one-hot) times the Jacobian, vanishes: exp(-104) is exactly zero in
+# float32, so an image that is classified correctly by a margin of more than 0.104 has a gradient of exactly zero. Since
+# sign(0) = 0, the attack does not move, and the network seems perfectly robust. Any training or "defence" that makes logits
+# large has this effect, intended or not.
 
 # %%
 assert np.exp(np.float32(-104)) == 0 < np.exp(np.float32(-103))
@@ -498,8 +500,8 @@ assert same_number > 0.9 * accuracy(maxout, images)  # l2 0.1 has almost no effe
 assert same_length < accuracy(maxout, without)  # l2 2.8 lets single pixels change far more than 0.1
 
 # %% [markdown]
-# **One step.** FGSM assumes that the loss is linear. Where it is not, many small steps, each projected to within eps of the image
-# and into the box, find stronger examples. A model that resists FGSM resists FGSM, and perhaps nothing else.
+# **One step.** FGSM assumes that the loss is linear. Where it is not, many small steps, each projected to within eps of the
+# image and into the box, find stronger examples. A model that resists FGSM resists FGSM, and perhaps nothing else.
 
 
 # %%
@@ -565,10 +567,10 @@ show(
 
 # %% [markdown]
 # The gains: several times the accuracy against the attack of the training; some protection from examples made for another
-# network; and, as [WG] 1.3 reports for a larger network, protection from stronger attacks of a smaller size. The costs: the time
-# to attack each batch and to train on it twice (see the seconds above), and here about four points of accuracy on clean images.
-# The limits: at the size of the training, twenty steps are much stronger than the one step of the training. Reporting the FGSM
-# column alone would be the last error of section 7.
+# network; and, as [WG] 1.3 reports for a larger network, protection from stronger attacks of a smaller size. The costs: the
+# time to attack each batch and to train on it twice (see the seconds above), and here about four points of accuracy on clean
+# images. The limits: at the size of the training, twenty steps are much stronger than the one step of the training. Reporting
+# the FGSM column alone would be the last error of section 7.
 #
 # ## Try it
 #
