@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.table import convolution_means
-from npadv.report.canvas import place, png, sheet, write
+from npadv.report.figures import place, png, sheet, write
 from npadv.report.palette import BLUE, INK, MUTED, RULE, SERIES, VERMILION
 
 if TYPE_CHECKING:

@@ -20,12 +20,14 @@ from npadv.backend import to_numpy
 from npadv.cli import main
 from npadv.data import Split
 from npadv.defenses import adversarial_training
+from npadv.fast import ENABLED
 from npadv.functional import binary_cross_entropy, cross_entropy
 from npadv.gan import GAN, Players, play
 from npadv.nn.parameter import Parameter
 from npadv.optim import SGD, Adam, ExponentialDecay, Linear, Optimizer
 from npadv.train import EarlyStopping, classification_loss, fit, gradient_update
 
+pytestmark = pytest.mark.skipif(not ENABLED, reason="NPADV_FAST=off: a graph cannot hold the matrix products of cuBLAS")
 STAND_IN = pytest.param(
     "stand-in",
     marks=pytest.mark.skipif(shutil.which("g++") is None, reason="g++, which runs kernels, is not installed"),

@@ -12,12 +12,13 @@ from attack_commands import PLAIN, QUICK, command, read
 from npadv import attacks
 from npadv.attacks import fgsm
 from npadv.cli import build_parser
-from npadv.commands import entries, rubbish
-from npadv.commands.catalogue import ATTACKS, NOT_HERE
-from npadv.commands.entries import ELSEWHERE, Work
+from npadv.commands import adapters, rubbish
+from npadv.commands.adapters import ELSEWHERE, RunContext
 from npadv.commands.models import open_model
 from npadv.commands.options import described, options_of
+from npadv.commands.registry import ATTACKS, NOT_HERE
 from npadv.commands.rubbish import RUBBISH
+from npadv.commands.targets import target_classes
 from npadv.data import digits
 from npadv.files import load_arrays
 from npadv.nn import load_network
@@ -110,7 +111,7 @@ def test_the_files_hold_what_the_attack_returns(attacked, weights, tmp_path):
     arrays, settings, result = read(folder)
     model, test = load_network(weights), digits().test[:12]
     opened = open_model(weights, network=None, device="cpu")
-    work = Work(opened, digits(), tmp_path / "again", seed=0, device="cpu", resume=False, progress=False)
+    work = RunContext(opened, digits(), tmp_path / "again", seed=0, device="cpu", resume=False, progress=False)
     attack, _ = ATTACKS[name].begin(work, settings["attack_options"])
     parts = [
         attack(test.images[i : i + 5], test.labels[i : i + 5], targeted=False, rng=np.random.default_rng([0, i]))
@@ -212,10 +213,8 @@ def test_targets(run, weights, tmp_path, target):
 
 
 def test_the_least_likely_class_is_never_the_true_one():
-    from npadv.commands.attack import _goals
-
     before = np.array([[0.0, 1.0, 2.0], [5.0, 1.0, 2.0]])
-    np.testing.assert_array_equal(_goals("least", np.array([0, 1]), before, np.random.default_rng(0)), [1, 2])
+    np.testing.assert_array_equal(target_classes("least", np.array([0, 1]), before, np.random.default_rng(0)), [1, 2])
 
 
 def test_no_picture_without_matplotlib(run, weights, tmp_path, monkeypatch):
@@ -296,7 +295,7 @@ def test_a_black_box_gives_labels_and_they_are_kept(run, weights, tmp_path):
 
 def test_a_black_box_is_not_asked_again_what_it_has_answered(run, weights, tmp_path, monkeypatch):
     run(*command("substitute", weights, tmp_path / "whole", PLAIN))
-    asked, predict_once = [], entries.predict
+    asked, predict_once = [], adapters.predict
 
     def counted(model, x):
         asked.append(len(x))
@@ -304,10 +303,10 @@ def test_a_black_box_is_not_asked_again_what_it_has_answered(run, weights, tmp_p
             raise KeyboardInterrupt
         return predict_once(model, x)
 
-    monkeypatch.setattr(entries, "predict", counted)
+    monkeypatch.setattr(adapters, "predict", counted)
     folder = tmp_path / "part"
     code, _, err = run(*command("substitute", weights, folder, PLAIN))
-    kept = f"what was asked for is in {folder / 'queries.npz'}, for --resume"
+    kept = f"the labels asked for so far are in {folder / 'queries.npz'}, for --resume"
     assert (code, err) == (130, f"npadv: interrupted; no example is finished; {kept}\n")
     assert os.listdir(folder) == ["queries.npz"]
     code, _, err = run(*command("substitute", weights, folder, PLAIN))

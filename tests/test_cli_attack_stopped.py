@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from attack_commands import PLAIN, command, read
 
-from npadv.commands.catalogue import ATTACKS
+from npadv.commands.registry import ATTACKS
 from npadv.files import save_arrays
 from npadv.nn import load_network
 
@@ -64,7 +64,7 @@ def test_an_interrupt_while_the_picture_is_drawn_loses_nothing(run, weights, tmp
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("npadv.commands.attack.png", interrupted)
+    monkeypatch.setattr("npadv.commands.attack_result.png", interrupted)
     assert run(*command("fgsm", weights, tmp_path))[0] == 130
     assert sorted(os.listdir(tmp_path)) == ["examples.npz", "result.json"]
     assert read(tmp_path)[2]["complete"] is True

@@ -13,20 +13,20 @@ import pytest
 
 from npadv import evaluation
 from npadv.attacks import fgsm, linearized, pgd
-from npadv.commands import measure
-from npadv.commands.evaluate import numbers_of
-from npadv.commands.sets import RADII, SETS, Plan
+from npadv.commands import runner
+from npadv.commands.evaluation_numbers import numbers_of
+from npadv.commands.presets import PRESETS, RADII, Preset
 from npadv.data import DATASETS, digits
 from npadv.nn import load_network
 from npadv.train import evaluate
 
-TINY = Plan("tiny", examples=12, steps=3, windows=2, points=5, carlini_wagner=2)
+TINY = Preset("tiny", examples=12, steps=3, windows=2, points=5, carlini_wagner=2)
 CLEAN = re.compile(r"\[(\d+)/(\d+)\] .+  \d+\.\d s")
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setitem(SETS, "standard", TINY)
+    monkeypatch.setitem(PRESETS, "standard", TINY)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_the_numbers_are_those_of_the_measurements(evaluated, weights, other):
 def test_an_example_that_was_broken_stays_broken_in_the_worst_so_far():
     correct = np.array([[[True, True], [False, True], [True, False]]])
     curve = evaluation.RobustnessCurve(("net",), np.array([0.0, 0.1, 0.2]), correct)
-    found = numbers_of(measure.Measured(curves={"FGSM, linf": curve}))["accuracy"]["FGSM, linf"]
+    found = numbers_of(runner.Measurements(curves={"FGSM, linf": curve}))["accuracy"]["FGSM, linf"]
     assert found["models"]["net"]["hits"] == [2, 1, 1]
     assert found["worst_so_far"]["net"]["hits"] == [2, 1, 0]
     assert found["models"]["net"]["count"] == [2, 2, 2]
@@ -167,7 +167,7 @@ def test_one_model_has_no_transfer_and_its_networks_name(run, weights, tmp_path)
 
 def stop_at(monkeypatch, name, stop):
     """Let a measurement of this name raise ``stop`` when it is called for the second model."""
-    calls, function = [], getattr(measure, name)
+    calls, function = [], getattr(runner, name)
 
     def interrupted(*args, **options):
         calls.append(1)
@@ -175,14 +175,14 @@ def stop_at(monkeypatch, name, stop):
             raise stop
         return function(*args, **options)
 
-    monkeypatch.setattr(measure, name, interrupted)
+    monkeypatch.setattr(runner, name, interrupted)
 
 
 def test_an_interrupt_keeps_what_was_measured(run, weights, other, tmp_path, monkeypatch):
     stop_at(monkeypatch, "minimal_distances", KeyboardInterrupt())
     code, out, err = run("evaluate", "--model", weights, other, "--out", tmp_path, "--quiet")
     assert (code, out) == (130, "")
-    assert err == f"npadv: interrupted; what was measured until then is in {tmp_path}\n"
+    assert err == f"npadv: interrupted; the finished measurements are in {tmp_path}\n"
     results = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert results["complete"] is False
     assert len(results["accuracy"]) == 3
@@ -206,9 +206,9 @@ def test_an_interrupt_before_anything_is_measured_writes_nothing(run, weights, t
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure, "evaluate", interrupted)
+    monkeypatch.setattr(runner, "evaluate", interrupted)
     code, out, err = run("evaluate", "--model", weights, "--out", tmp_path / "e")
-    assert (code, out, err) == (130, "", "npadv: interrupted; nothing is finished, and nothing was written\n")
+    assert (code, out, err) == (130, "", "npadv: interrupted; no measurement is finished; nothing was written\n")
     assert not (tmp_path / "e").exists()
 
 
@@ -219,9 +219,9 @@ def test_the_sets_are_listed(run):
     code, out, err = run("evaluate", "--list")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines[: len(SETS)]] == list(SETS)
+    assert [line.split()[0] for line in lines[: len(PRESETS)]] == list(PRESETS)
     assert RADII.keys() == DATASETS.keys()
-    for plan, line in zip(SETS.values(), lines, strict=False):
+    for plan, line in zip(PRESETS.values(), lines, strict=False):
         assert f"{plan.examples:,} test images" in line
         assert plan.what in line
     for name in RADII:

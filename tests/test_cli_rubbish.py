@@ -69,7 +69,9 @@ def test_the_files_hold_what_was_made(run, weights, tmp_path, name):
         assert result["hit"] == (arrays["prediction"] == arrays["target"]).mean()
     assert {"versions", "machine", "device"} <= result.keys()
     assert len(out.splitlines()) == 1
-    assert out.startswith(f"{name} on softmax_regression, {n} inputs of no class: certain of {result['confident']:.2%}")
+    assert out.startswith(
+        f"{name} on softmax_regression, {n} inputs of no class: confident on {result['confident']:.2%}"
+    )
 
 
 @pytest.mark.parametrize("name", RUBBISH)
@@ -89,7 +91,7 @@ def test_an_interrupt_keeps_what_was_made(run, weights, tmp_path, monkeypatch, n
 
     monkeypatch.setitem(RUBBISH, name, replace(entry, make=make))
     code, out, err = run(*command(name, weights, tmp_path, "--no-picture"))
-    assert (code, out, err) == (130, "", f"npadv: interrupted; what was made until then is in {tmp_path}\n")
+    assert (code, out, err) == (130, "", f"npadv: interrupted; the inputs made so far are in {tmp_path}\n")
     assert sorted(os.listdir(tmp_path)) == ["examples.npz", "result.json"]
     result = json.loads((tmp_path / "result.json").read_text("utf-8"))
     assert result["complete"] is False
@@ -103,7 +105,7 @@ def test_an_interrupt_before_anything_is_made_writes_nothing(run, weights, tmp_p
 
     monkeypatch.setitem(RUBBISH, "gaussian_rubbish", replace(RUBBISH["gaussian_rubbish"], make=make))
     code, _, err = run(*command("gaussian_rubbish", weights, tmp_path / "a"))
-    assert (code, err) == (130, "npadv: interrupted; nothing is finished, and nothing was written\n")
+    assert (code, err) == (130, "npadv: interrupted; no input is finished; nothing was written\n")
     assert not (tmp_path / "a").exists()
 
 

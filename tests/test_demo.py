@@ -8,19 +8,19 @@ import sys
 
 import pytest
 
-from npadv import demo as module
 from npadv.cli import main
+from npadv.commands import demo as module
 from npadv.data import digits
 from npadv.files import load_arrays
 from npadv.nn import load_network
 from npadv.train import evaluate
 
-SHORT = module.Plan(maxout=1, convnet=1, gan=1)
+SHORT = module.Epochs(maxout=1, convnet=1, gan=1)
 
 
 @pytest.fixture
 def short(monkeypatch):
-    monkeypatch.setitem(module.PLANS, "digits", SHORT)
+    monkeypatch.setitem(module.EPOCHS, "digits", SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def run(tmp_path_factory):
     """The folder of one short run, and what it printed."""
     out, printed = tmp_path_factory.mktemp("demo") / "out", io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.setitem(module.PLANS, "digits", SHORT)
+        patch.setitem(module.EPOCHS, "digits", SHORT)
         assert main(["demo", "--out", str(out), "--quiet", "--seed", "3"]) == 0
     return out, printed.getvalue()
 

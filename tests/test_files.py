@@ -1,4 +1,4 @@
-"""Files that are whole or not there; those of ``write_json`` and the moment of the crash are in test_report.py."""
+"""Files that are whole or not there; those of ``write_json`` and the moment of the crash are in test_files_writing.py."""
 
 import io
 import os

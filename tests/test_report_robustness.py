@@ -20,8 +20,8 @@ from npadv.report import (
     robustness_section,
     transfer_section,
 )
+from npadv.report.church_windows import CLASSES
 from npadv.report.palette import BLUE
-from npadv.report.windows import CLASSES, _boundaries, _colours, _roomiest
 
 RNG = np.random.default_rng(0)
 RATES = np.array([[0.999, 0.164, np.nan], [0.347, 0.774, 0.0]])
@@ -163,9 +163,9 @@ def test_a_class_is_white_only_where_it_is_the_true_one():
 
 
 def test_black_lines_run_between_classes_and_nowhere_else():
-    rng = np.random.default_rng(1)
-    classes = rng.integers(0, 3, (7, 9))
-    segments = _boundaries(classes)
+    classes = np.random.default_rng(1).integers(0, 3, (7, 9))
+    (lines,) = church(classes=classes[None], true=[0]).axes[0].collections
+    segments = [[(int(x), int(y)) for x, y in segment] for segment in lines.get_segments()]
     for (x0, y0), (x1, y1) in segments:
         if x0 == x1:
             assert classes[y0, x0 - 1] != classes[y0, x0]
@@ -174,8 +174,6 @@ def test_black_lines_run_between_classes_and_nowhere_else():
             assert classes[y0 - 1, x0] != classes[y0, x0]
             assert (x1, y1) == (x0 + 1, y0)
     assert len(segments) == (classes[:, 1:] != classes[:, :-1]).sum() + (classes[1:] != classes[:-1]).sum()
-    (lines,) = church().axes[0].collections
-    assert len(lines.get_segments()) == 40
     np.testing.assert_array_equal(lines.get_color()[0][:3], (0, 0, 0))
 
 
@@ -190,10 +188,12 @@ def test_points_outside_are_hatched_and_no_others():
 
 
 def test_a_name_stands_where_there_is_room():
-    region = np.zeros((9, 9), dtype=bool)
-    region[2:7, 3:8] = True
-    assert _roomiest(region) == ((4.5, 5.5), 3.0)
-    assert _roomiest(np.ones((9, 9), dtype=bool)) == ((4.5, 4.5), 5.0)  # the window's edge is an edge
+    window = np.zeros((1, 9, 9), int)
+    window[0, 2:7, 3:8] = 1
+    places = {text.get_text(): text.get_position() for text in church(classes=window, true=[0]).axes[0].texts}
+    assert places["1"] == (5.5, 4.5)  # the middle of its region
+    alone = church(classes=np.zeros((1, 9, 9), int), true=[0]).axes[0].texts
+    assert [text.get_position() for text in alone] == [(4.5, 4.5)]  # the window's edge is an edge
     small = quarters(40)
     small[0, 0, :] = 5  # a line of points has no room
     assert "5" not in [text.get_text() for text in church(classes=small, true=[3]).axes[0].texts]
@@ -202,10 +202,11 @@ def test_a_name_stands_where_there_is_room():
     assert {"one", "two", "three"} <= set(texts(long))
 
 
-def test_more_classes_than_chosen_colours_have_colours_too():
-    assert len(set(_colours(10))) == 10
-    assert len(set(_colours(43))) == 43
-    assert all(len(colour) == 7 for colour in _colours(43))
+@pytest.mark.parametrize("count", [10, 43])
+def test_every_class_has_its_own_colour(count):
+    figure = church(classes=np.arange(count)[None, :, None].repeat(3, axis=2), true=[0])
+    colours = [axes.get_facecolor() for axes in figure.axes[1:]]  # of the key: white, then the other classes
+    assert len(set(colours)) == len(colours) == count
 
 
 def test_distances_are_staircases_that_count_failures():

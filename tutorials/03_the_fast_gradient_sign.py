@@ -58,7 +58,7 @@ def show(name, draw, *args, **kwargs):
     if in_notebook and can_draw:
         from IPython.display import Image, display
 
-        from npadv.report.canvas import png
+        from npadv.report.figures import png
 
         display(Image(png(draw(*args, **kwargs)), width=760))
     elif folder is not None:

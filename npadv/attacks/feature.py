@@ -24,17 +24,13 @@ from typing import Any
 import numpy as np
 
 from npadv.attacks.box import Answer, Box, BoxProblem, Given, Solution, rowdot
+from npadv.attacks.checks import check_batch, check_count, check_in_box, check_inputs, check_positive
 from npadv.attacks.lbfgs import SOLVERS
 from npadv.attacks.result import (
     AttackResult,
     Bounds,
     Model,
-    check_batch,
-    check_count,
     check_gradient,
-    check_in_box,
-    check_inputs,
-    check_positive,
     first_predictions,
     input_gradient,
     make_result,

@@ -22,17 +22,9 @@ import numpy as np
 
 from npadv.attacks import lbfgs_batched, lbfgs_scipy
 from npadv.attacks.box import BoxProblem, Task
+from npadv.attacks.checks import check_count, check_first_logits, check_inputs, check_targets
 from npadv.attacks.lbfgs_problem import Problem, Search, Trial
-from npadv.attacks.result import (
-    AttackResult,
-    Bounds,
-    Model,
-    check_count,
-    check_first_logits,
-    check_inputs,
-    check_targets,
-    make_result,
-)
+from npadv.attacks.result import AttackResult, Bounds, Model, make_result
 from npadv.autodiff import no_record
 from npadv.backend import Array, like, to_numpy
 

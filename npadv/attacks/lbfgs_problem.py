@@ -19,7 +19,8 @@ import numpy as np
 
 from npadv import ops
 from npadv.attacks.box import Answer, Box, BoxProblem, Given, Solution, rowdot
-from npadv.attacks.result import Bounds, Model, check_logits
+from npadv.attacks.checks import check_logits
+from npadv.attacks.result import Bounds, Model
 from npadv.autodiff import value_of
 from npadv.backend import Array, like, to_numpy, xp_of
 from npadv.functional import cross_entropy

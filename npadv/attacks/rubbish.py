@@ -23,9 +23,7 @@ from typing import Any
 import numpy as np
 
 from npadv import ops
-from npadv.attacks.result import (
-    Bounds,
-    Model,
+from npadv.attacks.checks import (
     check_batch,
     check_count,
     check_first_logits,
@@ -33,6 +31,7 @@ from npadv.attacks.result import (
     check_logits,
     check_positive,
 )
+from npadv.attacks.result import Bounds, Model
 from npadv.autodiff import no_record, value_of
 from npadv.backend import Array, to_device, xp_of
 

@@ -29,7 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.result import Bounds, Model, check_count, check_positive
+from npadv.attacks.checks import check_count, check_positive
+from npadv.attacks.result import Bounds, Model
 from npadv.attacks.rubbish import (
     RubbishResult,
     check_box,

@@ -20,17 +20,8 @@ from typing import Any
 import numpy as np
 
 from npadv import ops
-from npadv.attacks.result import (
-    Bounds,
-    Model,
-    check_count,
-    check_first_logits,
-    check_gradient,
-    check_logits,
-    check_positive,
-    column,
-    input_gradient,
-)
+from npadv.attacks.checks import check_count, check_first_logits, check_logits, check_positive
+from npadv.attacks.result import Bounds, Model, check_gradient, column, input_gradient
 from npadv.attacks.rubbish import RubbishResult, check_input, check_share, log_probabilities, logs, told
 from npadv.autodiff import Tensor, no_record, value_of
 from npadv.backend import Array, like, xp_of

@@ -31,20 +31,9 @@ from typing import Any
 import numpy as np
 
 from npadv import ops
+from npadv.attacks.checks import check_count, check_first_logits, check_inputs, check_logits, check_positive
 from npadv.attacks.oracle import Archive, Labelled, Oracle, ask
-from npadv.attacks.result import (
-    AttackResult,
-    Bounds,
-    Model,
-    check_count,
-    check_first_logits,
-    check_gradient,
-    check_inputs,
-    check_logits,
-    check_positive,
-    input_gradient,
-    predict,
-)
+from npadv.attacks.result import AttackResult, Bounds, Model, check_gradient, input_gradient, predict
 from npadv.autodiff import Tensor, no_record, value_of
 from npadv.backend import Array, like, to_numpy, xp_of
 from npadv.functional import check_labels
@@ -261,6 +250,10 @@ def transfer_attack(
         Examples.
     y : (N,) integers, optional
         The true classes, or the targets; by default the oracle's own labels of x.
+    targeted : bool
+        Reach the classes y instead of leaving them.
+    **options
+        Options of the attack.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The page of ``npadv evaluate``: a table, and a section for each kind of measurement that there is."""
+"""The page of ``npadv evaluate``: a table, and a section for each finished measurement."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npadv.commands.measure import Measured, Pictures
-from npadv.commands.sets import Radii
+from npadv.commands.presets import Radii
+from npadv.commands.runner import Measurements, Pictures
 from npadv.data import Dataset
 from npadv.report import (
     Section,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ABOUT_CURVES = {
     "FGSM, linf": "One step of eps along the sign of the loss's gradient ([WG] eq. 1.3, [SYN] eq. 2), on each network by its "
-    "own gradient. It may overshoot: where the curve rises, the accuracy of the smaller eps holds.",
+    "own gradient. The step may overshoot: where the curve rises, the lower accuracy at the smaller eps holds.",
     "PGD, linf": "Many small steps, each brought back to within eps of the image in the maximum norm ([WG] 1.3; Madry et al. "
     "2018). The curve is an upper bound of the network's robustness: a stronger attack can only lower it.",
     "PGD, l2": "The same within eps in the l2 norm.",
@@ -35,14 +35,14 @@ ABOUT_CURVES = {
 ABOUT_DISTANCES = {
     "DeepFool, l2": "For each image, the size of the smallest change that was found to alter its class, by crossing the "
     "nearest boundary of the linearised network again and again (Moosavi-Dezfooli et al. 2016). A curve starts at the error "
-    "without an attack; a better search might find smaller changes, and raise it.",
+    "without an attack; a better search might find smaller changes, and raise the curve.",
     "DeepFool, linf": "The same in the maximum norm.",
-    "Carlini and Wagner, l2": "By optimisation of each image (Carlini and Wagner 2017): slower, and mostly nearer.",
+    "Carlini and Wagner, l2": "By optimisation of each image (Carlini and Wagner 2017): slower, and mostly smaller changes.",
 }
 
 
-def table_of(found: Measured, radii: Radii) -> Table:
-    """Return the numbers that matter most, a row for each model."""
+def table_of(found: Measurements, radii: Radii) -> Table:
+    """Return the most important numbers, a row for each model."""
     shown = {attack: radii.l2_shown if "l2" in attack else radii.linf_shown for attack in found.curves}
     columns, rows = ["network", "error"], []
     columns += [f"{attack.replace(', linf', '')} {eps:.3g}" for attack, budgets in shown.items() for eps in budgets]
@@ -64,9 +64,9 @@ def table_of(found: Measured, radii: Radii) -> Table:
     )
 
 
-def summary_of(found: Measured, radii: Radii, dataset: Dataset) -> str:
+def summary_of(found: Measurements, radii: Radii, dataset: Dataset) -> str:
     """Return the page's first paragraph."""
-    stopped = "This evaluation was stopped before its end, and shows what was measured until then. "
+    stopped = "This evaluation was stopped before its end, and shows the finished measurements. "
     clean = joined([f"{name} {error:.2%}" for name, error in found.clean.items()])
     text = f"{'' if found.complete else stopped}The error on the {len(dataset.test):,} test images of {dataset.name}: {clean}."
     if (curve := found.curves.get("PGD, linf")) is not None:
@@ -74,18 +74,18 @@ def summary_of(found: Measured, radii: Radii, dataset: Dataset) -> str:
         accuracy = curve.accuracy().rate[:, np.flatnonzero(curve.eps == eps)[0]]
         attacked = joined([f"{name} {1 - share:.1%}" for name, share in zip(curve.models, accuracy, strict=True)])
         text += (
-            f" Where projected gradient descent may change each pixel by {eps:.3g} of the way from black to white, of the "
-            f"first {curve.correct.shape[-1]:,}: {attacked}."
+            f" Under projected gradient descent that may change each pixel by {eps:.3g}, where black is 0 and white is 1, on "
+            f"the first {curve.correct.shape[-1]:,} of them: {attacked}."
         )
     if found.checks:
         signs = {name: sum(check.suspicious for check in checks) for name, checks in found.checks.items()}
-        seen = [f"{count} in {name}" for name, count in signs.items() if count]
-        text += f" Signs of masked gradients: {joined(seen) or 'none seen'}."
+        found_in = [f"{count} in {name}" for name, count in signs.items() if count]
+        text += f" Signs of masked gradients: {joined(found_in) or 'none found'}."
     return text
 
 
 def joined(items: list[str]) -> str:
-    """Join names as a sentence does.
+    """Join names as in a sentence.
 
     >>> joined(["a"]), joined(["a", "b", "c"])
     ('a', 'a, b and c')
@@ -93,8 +93,8 @@ def joined(items: list[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
-def sections_of(found: Measured, radii: Radii, dataset: Dataset) -> list[Section]:
-    """Return a section for each measurement that there is."""
+def sections_of(found: Measurements, radii: Radii, dataset: Dataset) -> list[Section]:
+    """Return the sections of the finished measurements."""
     return [
         *_curves(found, len(dataset.classes)),
         *_distances(found),
@@ -105,7 +105,7 @@ def sections_of(found: Measured, radii: Radii, dataset: Dataset) -> list[Section
     ]
 
 
-def _curves(found: Measured, classes: int) -> Iterator[Section]:
+def _curves(found: Measurements, classes: int) -> Iterator[Section]:
     for attack, curve in found.curves.items():
         shares = zip(curve.models, curve.accuracy().rate, strict=True)
         section = robustness_section(
@@ -117,7 +117,7 @@ def _curves(found: Measured, classes: int) -> Iterator[Section]:
         yield replace(section, title=f"Accuracy under {attack}", prose=ABOUT_CURVES[attack])
 
 
-def _distances(found: Measured) -> Iterator[Section]:
+def _distances(found: Measurements) -> Iterator[Section]:
     for attack, of_models in found.distances.items():
         if of_models:
             section = distances_section(
@@ -128,7 +128,7 @@ def _distances(found: Measured) -> Iterator[Section]:
             yield replace(section, title=f"How far: {attack}", prose=ABOUT_DISTANCES[attack])
 
 
-def _transfer(found: Measured, radii: Radii) -> Iterator[Section]:
+def _transfer(found: Measurements, radii: Radii) -> Iterator[Section]:
     if (matrix := found.transfer) is None:
         return
     errors = matrix.errors()
@@ -144,14 +144,14 @@ def _transfer(found: Measured, radii: Radii) -> Iterator[Section]:
     )
 
 
-def _masking(found: Measured, radii: Radii) -> Iterator[Section]:
+def _masking(found: Measurements, radii: Radii) -> Iterator[Section]:
     for name, checks in found.checks.items():
-        told = [(check.name, check.suspicious, check.explanation) for check in checks]
-        section = masking_section(told, caption=f"{name}, within {radii.claimed:.3g} in the maximum norm.")
+        rows = [(check.name, check.suspicious, check.explanation) for check in checks]
+        section = masking_section(rows, caption=f"{name}, within {radii.claimed:.3g} in the maximum norm.")
         yield replace(section, title=f"{section.title} {name}")
 
 
-def _windows(found: Measured, radii: Radii, dataset: Dataset) -> Iterator[Section]:
+def _windows(found: Measurements, radii: Radii, dataset: Dataset) -> Iterator[Section]:
     for i, (name, windows) in enumerate(found.windows.items()):
         section = church_section(
             windows.classes,
@@ -169,17 +169,17 @@ def _windows(found: Measured, radii: Radii, dataset: Dataset) -> Iterator[Sectio
         yield replace(section, title=f"Church windows: {name}", prose=prose, caption=caption)
 
 
-def _pictures(found: Measured, radii: Radii, dataset: Dataset) -> Iterator[Section]:
+def _pictures(found: Measurements, radii: Radii, dataset: Dataset) -> Iterator[Section]:
     for name, shown in found.pictures.items():
         yield Section(
             f"Examples: {name}",
             "",
-            _drawn(shown, np.array(dataset.classes)),
-            f"FGSM, eps = {radii.linf_shown[0]:.3g}: the first that it turns of those that were right, if there are as many.",
+            _figure(shown, np.array(dataset.classes)),
+            f"FGSM, eps = {radii.linf_shown[0]:.3g}: first the images that were right and that it turns, then others.",
         )
 
 
-def _drawn(shown: Pictures, names: np.ndarray) -> Figure:
+def _figure(shown: Pictures, names: np.ndarray) -> Figure:
     return examples(
         shown.x,
         shown.x_adv - shown.x,

@@ -1,4 +1,4 @@
-"""The folder of a run's results: nobody's are overwritten unless told."""
+"""The folder of a run's results. A second run overwrites nothing in it, unless the user asks for that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of weights and data sets as the commands are given them, checked before anything is computed."""
+"""Networks and data sets as the commands open them, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -18,21 +18,47 @@ from npadv.train import predict
 
 
 @dataclass(frozen=True)
-class Model:
-    """A network from a file; calling it gives logits.
+class Classifier:
+    """A network on its device, with images and results on the host; calling it gives logits.
+
+    Attributes
+    ----------
+    network : Sequential
+        On the device.
+    """
+
+    network: Sequential
+
+    def __call__(self, x: Any) -> Any:
+        """Return the logits of a batch."""
+        return self.network(x)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return the logits of images on the host, (N, K), on the host."""
+        return predict(self, self.on_device(images))
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return the class probabilities of images on the host, (N, K), on the host."""
+        return np.asarray(softmax(self.logits(images).astype(np.float64)))
+
+    def on_device(self, x: np.ndarray) -> Array:
+        """Return an array on the device of the weights."""
+        return like(x, self.network.parameters()[0].data)
+
+
+@dataclass(frozen=True)
+class Model(Classifier):
+    """A classifier from a file of weights.
 
     Attributes
     ----------
     path : Path
-        As it was given.
-    network : Sequential
-        On the device.
+        The file, as the user named it.
     digest : str
         SHA-256 of the file.
     """
 
     path: Path
-    network: Sequential
     digest: str
 
     @property
@@ -42,29 +68,13 @@ class Model:
 
     @property
     def data(self) -> str | None:
-        """The data set that it was trained on, if the file says so."""
+        """The data set that the network was trained on, if the file names it."""
         return self.network.about.get("data")
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What tells this model from any other, wherever its file lies."""
+        """The facts that identify this model, wherever its file lies."""
         return {"network": self.name, "options": self.network.about["options"], "weights_sha256": self.digest}
-
-    def __call__(self, x: Any) -> Any:
-        """Return the logits of a batch."""
-        return self.network(x)
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return the outputs for images on the host, (N, K), on the host."""
-        return predict(self, self.on_device(images))
-
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Return the probabilities of the classes for images on the host, (N, K), on the host."""
-        return np.asarray(softmax(self.logits(images).astype(np.float64)))
-
-    def on_device(self, x: np.ndarray) -> Array:
-        """Return an array where the weights are."""
-        return like(x, self.network.parameters()[0].data)
 
 
 def open_model(path: Path, *, network: str | None, device: str) -> Model:
@@ -79,16 +89,16 @@ def open_model(path: Path, *, network: str | None, device: str) -> Model:
         model = load_network(path, network)
     except ValueError as error:
         raise ValueError(f"--model: {error}") from error
-    return Model(path, model.to(device), hashlib.sha256(path.read_bytes()).hexdigest())
+    return Model(model.to(device), path, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def open_data(name: str | None, *models: Model) -> Dataset:
-    """Load a data set, by default the models' own, and see that each model takes its images and knows its classes."""
+    """Load a data set, by default the models' own, and check that its images and classes fit each model."""
     if name is None:
         trained = {model.data for model in models}
         if len(trained) != 1 or None in trained:
-            said = ", ".join(sorted(map(str, trained - {None}))) or "none"
-            raise ValueError(f"--data: expected a data set, since the weights do not agree on one; they name {said}")
+            named = ", ".join(sorted(map(str, trained - {None}))) or "none"
+            raise ValueError(f"--data: expected a data set, since the weights do not agree on one; they name {named}")
         name = trained.pop()
     dataset = load(str(name))
     for model in models:

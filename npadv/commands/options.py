@@ -1,6 +1,6 @@
-"""Options of the command line from a function's signature: names, types and defaults; from its docstring what they mean.
+"""Options of the command line from a function: names, types and defaults from its signature, help texts from its docstring.
 
-So nothing is said twice: an attack that learns a new option, or changes a default, has it on the command line too.
+So nothing is written twice: a new parameter of an attack, or a changed default, is on the command line too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from npadv.commands.parser import real, seed
 class Option(NamedTuple):
     """One keyword of a function, as an option.
 
-    ``kind`` is ``float``, ``int``, ``str`` or ``bool``; ``default`` is ``inspect.Parameter.empty`` where it is required.
+    ``kind`` is ``float``, ``int``, ``str`` or ``bool``; ``default`` is ``inspect.Parameter.empty`` if the option is required.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Option(NamedTuple):
 
     @property
     def flag(self) -> str:
-        """The option as it is typed: a switch that is on by default is turned off."""
+        """The option as it is typed; for a keyword that is true by default, the option that turns it off."""
         return ("--no-" if self.default is True else "--") + self.name.replace("_", "-")
 
     def add_to(self, parser: Any) -> None:
@@ -58,21 +58,21 @@ class Option(NamedTuple):
 def options_of(
     function: Callable[..., Any], *, without: Collection[str] = (), preset: Mapping[str, Any] | None = None
 ) -> list[Option]:
-    """Return a function's keyword-only parameters as options, but for those that are given elsewhere.
+    """Return a function's keyword-only parameters as options, except those in ``without``.
 
     Parameters
     ----------
     function
-        Its annotations are of the kinds that an option can have, alone or ``| None``.
+        The annotations of its parameters are ``float``, ``int``, ``str`` or ``bool``, alone or ``| None``.
     without
         Parameters to leave out.
     preset
-        Other defaults than the function's own.
+        Defaults that replace the function's own.
 
     Raises
     ------
     TypeError
-        A parameter's annotation is of no such kind: leave it out, or give it another.
+        A parameter has another annotation: leave it out, or change its annotation.
 
     Examples
     --------
@@ -80,7 +80,7 @@ def options_of(
     >>> [(option.flag, option.kind.__name__) for option in options_of(fgsm, without=("bounds", "loss"))]
     [('--eps', 'float'), ('--targeted', 'bool')]
     """
-    said, options = described(function), []
+    documented, options = described(function), []
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or name in without:
             continue
@@ -89,14 +89,14 @@ def options_of(
             raise TypeError(
                 f"{function.__name__}: {name}: expected a number, a text or a bool, got {parameter.annotation}"
             )
-        declared, text = said.get(name, ("", ""))
+        declared, text = documented.get(name, ("", ""))
         default = parameter.default if preset is None else preset.get(name, parameter.default)
         options.append(Option(name, kinds[0], default, _choices(declared), text))
     return options
 
 
 def described(function: Callable[..., Any]) -> dict[str, tuple[str, str]]:
-    """Return what the docstring's section "Parameters" says: for each name its type, and its meaning as one line.
+    """Return the docstring's section "Parameters": for each name its type, and its description as one line.
 
     >>> from npadv.attacks import fgsm
     >>> described(fgsm)["eps"]
@@ -119,7 +119,7 @@ def described(function: Callable[..., Any]) -> dict[str, tuple[str, str]]:
 
 
 def _followed(function: Callable[..., Any], name: str, text: str) -> str:
-    """Return what a parameter means, where "As for ``other``" sends the reader to another function."""
+    """Return a parameter's description; "As for ``other``" is replaced by the description there."""
     if match := re.match(r"As for ``(\w+)``", text):
         package = sys.modules[function.__module__.rpartition(".")[0]]
         text = described(getattr(package, match[1]))[name][1]
@@ -142,13 +142,13 @@ def _choices(declared: str) -> tuple[str, ...]:
 
 
 def _escaped(text: str) -> str:
-    """Return a help text in which argparse finds no format."""
+    """Return a help text without format characters for argparse."""
     return text.replace("%", "%%")
 
 
 @contextmanager
 def named_by_flags(options: Iterable[Option]) -> Iterator[None]:
-    """Let a ValueError that names a keyword name the option instead.
+    """Replace the keyword that a ValueError names by the option that sets it.
 
     >>> with named_by_flags([Option("steps", int, 40, (), "")]):
     ...     raise ValueError("steps: expected an integer of at least 1, got 0")
@@ -166,5 +166,5 @@ def named_by_flags(options: Iterable[Option]) -> Iterator[None]:
 
 
 def keywords(options: list[Option], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the options' values, for the function they came from."""
+    """Return the options' values as keyword arguments of their function."""
     return {option.name: getattr(arguments, option.name) for option in options}

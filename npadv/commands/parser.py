@@ -1,4 +1,4 @@
-"""The parser of every command: its errors are one line, and it reads its options only when they are wanted."""
+"""The parser of every command: its errors are one line, and a command's options are added when they are needed."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ DATA = ("digits", "mnist", "cifar10")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with a suggestion where a name was nearly right.
+    """An argument parser whose errors are one line, with a suggestion for a name that is nearly right.
 
     Attributes
     ----------
     fill : callable, optional
-        Adds the options before the first parsing. A command whose options come from what it imports is quick to list then.
+        Adds the options before the first parsing. Until then nothing that the command needs is imported.
     complete : bool
-        Whether an option that the parser does not know is its own error, which lists those it has.
+        Whether this parser itself reports an unknown option, in an error that lists the options it has.
     """
 
     fill: Callable[[Parser], None] | None = None
     complete = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Fill in the options, then parse."""
+        """Add the options, then parse."""
         if self.fill is not None:
             fill, self.fill = self.fill, None
             fill(self)
@@ -69,7 +69,7 @@ class Listing(argparse.Action):
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """Return the end of an error message: the known name that was probably meant, or nothing.
+    """Return the end of an error message: the known name that the user probably meant, or nothing.
 
     >>> suggestion("mnits", ["digits", "mnist"])
     "; did you mean 'mnist'?"
@@ -79,9 +79,11 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def add_common(parser: argparse.ArgumentParser, *, out: str, out_help: str) -> None:
-    """Add the options that all commands have."""
+    """Add the options that all commands share."""
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of all random numbers (default: 0)")
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="seed of the random number generator (default: 0)"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"{out_help} (default: {out})")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from npadv.attacks.result import AttackResult, Model, check_count, check_inputs, check_logits
+from npadv.attacks.checks import check_count, check_inputs, check_logits
+from npadv.attacks.result import AttackResult, Model
 from npadv.autodiff import no_record, value_of
 from npadv.backend import Array, like, to_numpy
 from npadv.functional import check_labels

@@ -25,17 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.result import (
-    Bounds,
-    Model,
-    check_count,
-    check_first_logits,
-    check_gradient,
-    check_inputs,
-    check_positive,
-    column,
-    input_gradient,
-)
+from npadv.attacks.checks import check_count, check_first_logits, check_inputs, check_positive
+from npadv.attacks.result import Bounds, Model, check_gradient, column, input_gradient
 from npadv.autodiff import Tensor
 from npadv.backend import Array, is_array, like, to_numpy, xp_of
 from npadv.evaluation.batchwise import ANYWHERE, check_examples, classify, in_batches

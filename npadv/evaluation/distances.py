@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.result import Model, check_count
+from npadv.attacks.checks import check_count
+from npadv.attacks.result import Model
 from npadv.backend import Array, like
 from npadv.evaluation.batchwise import Attack, check_budgets, check_examples, classify, craft, in_batches
 from npadv.evaluation.rates import Rate

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.result import Bounds, Model, check_count, check_inputs
+from npadv.attacks.checks import check_count, check_inputs
+from npadv.attacks.result import Bounds, Model
 from npadv.backend import Array, like, to_numpy
 from npadv.evaluation.batchwise import (
     Attack,

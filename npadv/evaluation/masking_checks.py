@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from npadv.attacks.checks import check_count, check_inputs, check_positive
 from npadv.attacks.fgsm import fgsm
 from npadv.attacks.pgd import pgd
-from npadv.attacks.result import Bounds, Model, check_count, check_inputs, check_positive
+from npadv.attacks.result import Bounds, Model
 from npadv.backend import Array
 from npadv.evaluation.batchwise import Interrupted
 from npadv.evaluation.masking import (

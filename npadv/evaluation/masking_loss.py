@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.result import Model, check_count, check_first_logits, check_gradient, check_logits, input_gradient
+from npadv.attacks.checks import check_count, check_first_logits, check_logits
+from npadv.attacks.result import Model, check_gradient, input_gradient
 from npadv.autodiff import Tensor, no_record
 from npadv.backend import Array, like, to_numpy
 from npadv.evaluation.batchwise import Attack, check_examples, craft, in_batches

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.result import Model, check_inputs, check_positive
+from npadv.attacks.checks import check_inputs, check_positive
+from npadv.attacks.result import Model
 from npadv.backend import like, to_numpy
 from npadv.evaluation.batchwise import classify
 from npadv.functional import check_labels

@@ -1,14 +1,15 @@
-"""Pictures and pages from plain numbers: NumPy arrays, floats and text come in, figures and files come out.
+"""Figures and pages from plain numbers: the input is NumPy arrays, floats and text, the output figures and files.
 
-The report knows nothing of models or attacks. matplotlib and Jinja2 are imported when something is drawn, not before;
-``pip install "npadv[demo]"`` brings both.
+The report imports no model and no attack. matplotlib and Jinja2 are imported when something is drawn, not before;
+``pip install "npadv[demo]"`` installs both.
 """
 
-from npadv.report.canvas import check_installed, png
+from npadv.report.church_windows import church_grid
 from npadv.report.curves import accuracy_curves, distance_curves, learning_curves
+from npadv.report.figures import check_installed, png
 from npadv.report.grids import Attacked, compare_attacks, examples, image_grid
-from npadv.report.heat import heat_table
-from npadv.report.norm_rows import norm_grid
+from npadv.report.heatmap import heat_table
+from npadv.report.norm_figure import norm_grid
 from npadv.report.page import Section, render_page, write_page
 from npadv.report.sections import (
     church_section,
@@ -19,7 +20,6 @@ from npadv.report.sections import (
     transfer_section,
 )
 from npadv.report.text import Table, checks_table, format_table
-from npadv.report.windows import church_grid
 
 __all__ = [
     "Attacked",

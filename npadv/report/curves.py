@@ -1,6 +1,7 @@
-"""Curves: accuracy against the size of the perturbation, how far examples can be pushed, what training did by epoch.
+"""Curves: accuracy against the size of the perturbation, distances to the nearest error, loss and error by epoch.
 
-Fractions come in, percent is drawn. Accuracy always runs from 0 to 100%: an axis that is cut makes small things large.
+The input is fractions; percent is drawn. The axis of accuracy always runs from 0 to 100%: a shorter axis would make small
+differences look large.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from npadv.report.canvas import as_fractions, place, sheet, text_width
+from npadv.report.figures import as_fractions, place, sheet, text_width
 from npadv.report.palette import INK, MARKERS, MUTED, RULE, SERIES, WHITE
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def accuracy_curves(
     curves
         For each name, increasing budgets (N,) and accuracies (N,) in [0, 1].
     xlabel
-        What the budget is, with its norm and unit.
+        The name of the budget, with its norm and unit.
     chance
-        The accuracy of guessing, drawn as a dotted line.
+        The accuracy of a random guess, drawn as a dotted line.
 
     Examples
     --------
@@ -80,12 +81,12 @@ def distance_curves(distances: Mapping[str, npt.ArrayLike], *, xlabel: str, furt
     Parameters
     ----------
     distances
-        For each name, the examples' distances (N,): at least 0, infinity for one that was not broken. They stay in the
-        count, so a curve that ends below 100% says how many.
+        For each name, the examples' distances (N,): at least 0, infinity for an example that was not broken. Such examples
+        count too, so the curve ends below 100% by their share.
     xlabel
-        What the distance is, with its norm and unit.
+        The name of the distance, with its norm and unit.
     furthest
-        Where the axis ends; by default at the largest finite distance.
+        End of the axis; by default the largest finite distance.
 
     Examples
     --------
@@ -109,11 +110,11 @@ def distance_curves(distances: Mapping[str, npt.ArrayLike], *, xlabel: str, furt
         steps = np.unique(np.concatenate([[0.0], d[d <= end], [end]]))
         points[name] = steps, 100 * np.searchsorted(d, steps, side="right") / len(d)
     left, wide, tall = 0.7, 3.95, 3.1
-    told = "; ".join(f"{name} {y[-1]:.1f}%" for name, (_, y) in points.items())
+    summary = "; ".join(f"{name} {y[-1]:.1f}%" for name, (_, y) in points.items())
     figure = sheet(
         left + wide + max(text_width(name, 10) for name in points) + 0.42,
         tall + 0.75,
-        f"Share of examples broken, against {xlabel}; within {end:.3g}: {told}.",
+        f"Share of examples broken, against {xlabel}; within {end:.3g}: {summary}.",
     )
     axes = place(figure, left, 0.2, wide, tall)
     _clean_axes(axes, xlabel, "examples broken")
@@ -132,8 +133,8 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     ----------
     runs
         For each name, rows with the keys `epoch`, `train_loss` and `validation_error` (a fraction). Either number may
-        be missing or None in a row: the points that are there are joined. The loss is drawn on a logarithmic axis when
-        it is positive and its largest value is over 20 times its smallest.
+        be missing or None in a row: the remaining points are joined. The loss is drawn on a logarithmic axis if it is
+        positive and its largest value is over 20 times its smallest.
 
     Examples
     --------
@@ -158,11 +159,11 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         _clean_axes(axes, "epoch", "")
         axes.set_title(title, fontsize=10, color=INK, loc="left", pad=8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    names, told = [], []
+    lines, labels = [], []
     for i, name in enumerate(runs):
         for axes, (epochs, y) in zip(panels, (loss[name], (error[name][0], 100 * error[name][1])), strict=True):
             axes.plot(epochs, y, **_line(i), markevery=max(1, len(y) // 8))
-        told.append(name)
+        labels.append(name)
         epochs, y = error[name]
         if len(y):
             best = int(y.argmin())
@@ -171,8 +172,8 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
                 100 * y[best],
                 **_line(i) | {"markersize": 9, "markerfacecolor": WHITE, "markeredgewidth": 1.8},
             )
-            told[-1] += f" (lowest error {y[best]:.2%}, epoch {epochs[best]:g})"
-        names.append(panels[0].plot([], [], **_line(i), label=told[-1])[0])
+            labels[-1] += f" (lowest error {y[best]:.2%}, epoch {epochs[best]:g})"
+        lines.append(panels[0].plot([], [], **_line(i), label=labels[-1])[0])
 
     losses = np.concatenate([y for _, y in loss.values()])
     if losses.size and losses.min() > 0 and losses.max() > 20 * losses.min():
@@ -185,7 +186,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         if not values.size:
             axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color=MUTED)
     legend = figure.legend(
-        handles=names,
+        handles=lines,
         loc="upper left",
         bbox_to_anchor=(0, 1),
         frameon=False,
@@ -194,12 +195,12 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     )
     for entry in legend.get_texts():
         entry.set_parse_math(False)
-    figure.set_label(f"Training loss and validation error by epoch: {'; '.join(told)}.")
+    figure.set_label(f"Training loss and validation error by epoch: {'; '.join(labels)}.")
     return figure
 
 
 def spread(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move labels as little as needed until neighbours are `gap` apart; keep them in [low, high] if they fit.
+    """Return the heights of labels, moved until neighbours are `gap` apart and, if they fit, inside [low, high].
 
     >>> spread([0.0, 90.0, 1.0, 0.0], 5, 0, 100)
     [0.0, 90.0, 10.0, 5.0]
@@ -219,7 +220,7 @@ def spread(heights: Sequence[float], gap: float, low: float, high: float) -> lis
 
 
 def _series(name: str, rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the epochs at which `key` was recorded, and its values there."""
+    """Return the epochs whose row holds `key`, and its values."""
     if not rows:
         raise ValueError(f"runs[{name!r}] is empty; expected at least one row")
     for row in rows:
@@ -233,7 +234,7 @@ def _series(name: str, rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.
 
 
 def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], tall: float) -> None:
-    """Write each curve's name beside its end, given as a share of the axis and in percent, and lead a thin line there."""
+    """Write each curve's name beside its end (a share of the axis, percent), and join the two by a thin line."""
     heights = spread([y for _, y in ends.values()], 100 * 0.19 / tall, 0.0, 100.0)
     for i, ((name, (end, y)), height) in enumerate(zip(ends.items(), heights, strict=True)):
         axes.plot(

@@ -1,7 +1,7 @@
-"""Grids of images: examples before and after an attack, two attacks side by side, a plain contact sheet.
+"""Grids of images: examples before and after an attack, one image under several attacks, a plain grid.
 
-A wrong prediction is marked three times, so that no reader depends on colour: a cross before the class, a heavier
-caption, and a thick frame. Perturbations in one figure share one signed scale, which is drawn beside them.
+A wrong prediction has three marks, so that no reader depends on colour: a cross before the class, a bold caption, and a
+thick frame. Perturbations in one figure share one signed scale, which is drawn beside them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from npadv.report.canvas import (
+from npadv.report.figures import (
     WRONG,
     as_fractions,
     as_images,
@@ -57,15 +57,15 @@ def examples(
     clean, adversarial
         Images (N, H, W) or (N, C, H, W), C 1 or 3, in [0, 1].
     perturbation
-        adversarial - clean, of the same shape: a perturbation that was clipped, or never added, is refused.
+        adversarial - clean, of the same shape; any other perturbation raises an error.
     true, before, after
-        (N,) classes, numbers or names: the right one, and those predicted before and after the attack.
+        (N,) classes, numbers or names: the true one, and those predicted before and after the attack.
     confidence_before, confidence_after
         (N,) probabilities of the predicted classes, in [0, 1].
     titles
         (N,) headings; by default the true class.
     columns
-        Examples side by side before a new band begins.
+        Number of examples side by side in one band.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def examples(
 
 @dataclass(frozen=True)
 class Attacked:
-    """What one attack made of an image: the adversarial image, the class then predicted, and its probability."""
+    """The adversarial image of one attack, the class predicted for it, and the probability of that class."""
 
     adversarial: npt.ArrayLike
     predicted: Any
@@ -157,10 +157,10 @@ def compare_attacks(
     clean
         One image (H, W) or (C, H, W) in [0, 1].
     attacks
-        For each attack's name, what it made of the image. Perturbations and distances are measured here, as the
-        difference of the two images, so that what is stated is what is drawn.
+        The adversarial image of each attack, by the attack's name. Perturbations and distances are computed here from the
+        two images, so that the numbers are those of the drawn images.
     true, before, confidence_before
-        The right class, the one predicted on the clean image, and its probability.
+        The true class, the class predicted for the clean image, and its probability.
 
     Examples
     --------
@@ -188,7 +188,7 @@ def compare_attacks(
     cell, gap, top, left = 1.32, 0.2, 0.32, 0.02
     tall = cell * x.shape[0] / x.shape[1]
     second, bar, third = left + cell + gap, left + 2 * (cell + gap) - 0.08, left + 2 * (cell + gap) + 0.56
-    words = third + cell + 0.18
+    text_left = third + cell + 0.18
     row = tall + gap
     distances = {n: (float(np.linalg.norm(d.ravel())), float(np.abs(d).max())) for n, d in changes.items()}
     outcomes = "; ".join(
@@ -196,7 +196,7 @@ def compare_attacks(
         for n, (l2, linf) in distances.items()
     )
     figure = sheet(
-        words + max(1.4, *(text_width(name, 11) + 0.1 for name in attacks)),
+        text_left + max(1.4, *(text_width(name, 11) + 0.1 for name in attacks)),
         top + len(attacks) * row - gap + 0.1,
         f"One image of class {true} under {len(attacks)} attacks. {outcomes}.",
     )
@@ -209,17 +209,17 @@ def compare_attacks(
         show_perturbation(place(figure, second, down, cell, tall), changes[name], scale)
         fooled = bool(outcome.predicted != true)
         show_image(place(figure, third, down, cell, tall), made[name], wrong=fooled)
-        write(figure, words, down, name, size=11, weight="bold", va="top")
-        _outcome(figure, words, down + 0.28, outcome.predicted, outcome.confidence, wrong=fooled)
-        told = rf"$\ell_2$  {l2:.3g}" + "\n" + rf"$\ell_\infty$  {linf:.3g}"
-        write(figure, words, down + 0.62, told, size=10, va="top", linespacing=1.5, parse_math=True)
+        write(figure, text_left, down, name, size=11, weight="bold", va="top")
+        _outcome(figure, text_left, down + 0.28, outcome.predicted, outcome.confidence, wrong=fooled)
+        norms = rf"$\ell_2$  {l2:.3g}" + "\n" + rf"$\ell_\infty$  {linf:.3g}"
+        write(figure, text_left, down + 0.62, norms, size=10, va="top", linespacing=1.5, parse_math=True)
     _outcome(figure, left, top + tall + 0.1, before, confidence_before, wrong=wrong)
     show_scale(place(figure, bar, top, BAR, tall), scale, x.shape[-1])
     return figure
 
 
 def image_grid(images: npt.ArrayLike, *, columns: int, captions: Sequence[str] | None = None) -> Figure:
-    """Draw images (N, H, W) or (N, C, H, W) in [0, 1] as a contact sheet, row by row.
+    """Draw images (N, H, W) or (N, C, H, W) in [0, 1] as a grid, row by row.
 
     >>> len(image_grid(np.zeros((7, 8, 8)), columns=4).axes)
     7

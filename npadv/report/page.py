@@ -1,7 +1,7 @@
-"""One page of results: a single HTML file with its figures inside, which loads nothing and runs nothing.
+"""One page of results: a single HTML file that contains its figures, loads no other file and runs no script.
 
-The page forbids itself outside requests and scripts (a Content-Security-Policy in its head), and everything that is
-inserted is escaped. It can be mailed, archived and printed.
+A Content-Security-Policy in its head forbids requests and scripts, and all inserted text is escaped. The page can be mailed,
+archived and printed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npadv.files import atomic_write
-from npadv.report.canvas import PIXELS_PER_INCH, needed, png
+from npadv.report.figures import PIXELS_PER_INCH, needed, png
 from npadv.report.palette import DARK, LIGHT
 from npadv.report.text import Table
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, paragraphs of prose (a blank line between them), and a figure or a table to look at.
+    """A heading, paragraphs of prose (a blank line between them), and a figure or a table.
 
-    `alt` describes the figure to those who cannot see it; without it, the description that npadv's own figures carry is
-    used, and then the caption.
+    `alt` describes the figure to readers who cannot see it. Without it, the description in the figure's own label is used,
+    or else the caption.
     """
 
     title: str
@@ -48,19 +48,19 @@ def write_page(
     table: Table | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the page to `path`, whole or not at all, and return where it is.
+    """Write the page to `path`, atomically, and return the path.
 
     Parameters
     ----------
     title, summary
-        The heading, and what came out in a few sentences.
+        The heading, and the results in a few sentences.
     sections
         The body, in order.
     table
-        The numbers that matter most, shown above the sections.
+        The most important numbers, shown above the sections.
     facts
-        What a reader needs to run it again (seed, versions, machine, seconds), shown at the foot; a value may be a
-        mapping or a sequence.
+        Facts that a reader needs to repeat the run (seed, versions, machine, seconds), shown at the foot; a value may be
+        a mapping or a sequence.
     """
     html = render_page(title=title, summary=summary, sections=sections, table=table, facts=facts)
     return atomic_write(path, html)
@@ -95,7 +95,7 @@ def render_page(
 
 
 def _image(section: Section) -> dict[str, Any] | None:
-    """Return the section's figure as the attributes of its <img>."""
+    """Return the attributes of the <img> of the section's figure."""
     if (figure := section.figure) is None:
         return None
     width, height = (round(inches * PIXELS_PER_INCH) for inches in figure.get_size_inches())

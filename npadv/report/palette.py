@@ -1,7 +1,7 @@
-"""The house colours, shared by the figures and the page.
+"""The colours of the figures and the page.
 
-Every pair that stands for a difference (right and wrong, plus and minus, one curve and the next) stays apart under the
-common kinds of colour blindness, and never says by colour alone what a symbol, a marker or a label does not say too.
+Colours that mark a difference (right and wrong, plus and minus, one curve and the next) are distinct under the common kinds
+of colour blindness. A symbol, a marker or a label always shows the same difference, so that no reader depends on colour.
 """
 
 WHITE = "#ffffff"
@@ -13,9 +13,9 @@ VERMILION = "#c24a00"  # a wrong prediction; a pixel made brighter
 
 #: Curves, in order of use: blue, vermilion, green, mauve, orange, sky (after Okabe and Ito, 2008).
 SERIES = (BLUE, VERMILION, "#008a66", "#b5578f", "#d99200", "#4aa3dc")
-#: Markers travel with the colours; their number shares no factor with the colours' so that pairs repeat late.
+#: Each curve has a colour and a marker. 6 colours and 7 markers share no factor, so pairs repeat only after 42 curves.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-#: The page by day and by night.
+#: The page's colours in light and in dark mode.
 LIGHT = {"paper": WHITE, "ink": INK, "muted": MUTED, "rule": RULE, "accent": BLUE}
 DARK = {"paper": "#15181c", "ink": "#e6e4df", "muted": "#a3a9b1", "rule": "#363c44", "accent": "#79b8ea"}

@@ -1,6 +1,6 @@
-"""The page's sections on robustness: each figure with the words that a reader needs to read it.
+"""The page's sections on robustness: each figure with the text that explains it.
 
-Numbers come in plain, as for the figures; what is said of them here holds for any numbers.
+The input is plain numbers, as for the figures; the texts hold for any numbers.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from npadv.report.church_windows import church_grid
 from npadv.report.curves import accuracy_curves, distance_curves
-from npadv.report.heat import heat_table
-from npadv.report.norm_rows import norm_grid
+from npadv.report.heatmap import heat_table
+from npadv.report.norm_figure import norm_grid
 from npadv.report.page import Section
 from npadv.report.text import Table, checks_table
-from npadv.report.windows import church_grid
 
 
 def transfer_section(
@@ -35,9 +35,9 @@ def transfer_section(
     """
     return Section(
         "What fools one network fools another",
-        "A row is the model on which adversarial examples were crafted, a column the model that then had to classify them; "
-        "the number is its error. A frame marks a model attacked through its own gradient. Under a rate stands its 95% "
-        "interval, which is as wide as the number of examples makes it.",
+        "Each row is the model on which adversarial examples were crafted, each column the model that classifies them; "
+        "the number is that model's error. A frame marks a model attacked through its own gradient. Below each rate is its "
+        "95% interval; more examples make it narrower.",
         heat_table(values, rows=rows, columns=columns, **options),
         f"{attack}; of {counted}.",
     )
@@ -53,8 +53,8 @@ def robustness_section(
     """
     return Section(
         "Accuracy against the size of the perturbation",
-        "Each network is attacked anew at each size. The curve is an upper bound of its robustness: a stronger attack can "
-        "only lower it.",
+        "Each network is attacked separately at each size. The curve is an upper bound of its robustness: a stronger attack "
+        "can only lower it.",
         accuracy_curves(curves, xlabel=xlabel, chance=chance),
         f"{attack}, on each network by its own gradient.",
     )
@@ -77,7 +77,7 @@ def distances_section(distances: Mapping[str, npt.ArrayLike], *, attack: str, xl
     return Section(
         "How far an example is from being misclassified",
         "The height of a curve is the share of examples for which the attack found something misclassified within the "
-        "distance. It starts at the error without an attack; what it lacks to 100% was not broken.",
+        "distance. The curve starts at the error without an attack; its distance from 100% is the share that was not broken.",
         figure,
         f"{attack}.",
         table=Table(headings, rows),
@@ -94,9 +94,9 @@ def church_section(
     """
     return Section(
         f"The classes around an example: {across} and {down}",
-        "Each window is a plane through the input space, with an example in its middle; across it goes one direction, and "
-        "down another that is orthogonal. The true class is white, other classes have a colour and, where there is room, "
-        "their name; lines run between classes.",
+        "Each window is a plane through the input space with an example in its middle. Its horizontal and its vertical "
+        "direction are orthogonal. The true class is white; each other class has a colour and, in regions with room for it, "
+        "its name; lines separate the classes.",
         church_grid(classes, true, eps=eps, across=across, down=down, **options),
         f"From −{eps:g} to +{eps:g} along each direction.",
     )
@@ -116,11 +116,11 @@ def norms_section(
     """
     return Section(
         "One l2 norm, different outcomes",
-        "All perturbations have the same l2 norm. Those on the left put it where it matters: one makes another digit of the "
-        "image, one leaves it what it is, one leaves no digit. Those on the right are their signs, with a random sign where "
-        "they were zero, as large as the norm allows; none hides what the image shows.",
+        "All perturbations have the same l2 norm. Those on the left are concentrated on few pixels: one turns the image into "
+        "another digit, one changes it but leaves its digit, one erases the digit. Those on the right are their signs, random "
+        "where the perturbation is zero, scaled to the same norm; the digit stays readable under each of them.",
         norm_grid(clean, perturbation, rows=rows, captions=captions),
-        "Sums beyond black and white are drawn black and white.",
+        "Sums outside [0, 1] are drawn black or white.",
     )
 
 
@@ -134,8 +134,8 @@ def masking_section(checks: Iterable[tuple[str, bool, str]], *, caption: str = "
     bad = sum(suspicious for _, suspicious, _ in found)
     return Section(
         "Can the measurement be believed?",
-        f"{bad or 'None'} of {len(found)} checks {'is' if bad < 2 else 'are'} suspicious. A network can make its gradient "
-        "useless to an attack without being robust. Each check looks for a sign of that; none of them proves that there is "
-        "nothing to find.",
+        f"{bad or 'None'} of {len(found)} checks {'is' if bad < 2 else 'are'} suspicious. The gradient of a network can be "
+        "useless to an attack although the network is not robust. Each check searches for one sign of this; no check can prove "
+        "that the gradient is useful.",
         table=checks_table(found, caption=caption),
     )

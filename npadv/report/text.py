@@ -1,7 +1,6 @@
-"""A table of results: the one thing that the page and the terminal both show.
+"""A table of results, which the page and the terminal both show.
 
-Numbers of one column get the same number of decimals, so that their points stand under each other; text that is already
-formatted is shown as it comes.
+Numbers of one column have the same number of decimals, so that their decimal points align; text is shown unchanged.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """For each column, whether all its cells are numbers, and it should be aligned to the right.
+        """For each column, whether all its cells are numbers; such a column is aligned to the right.
 
         >>> Table(["model", "error", "layers"], [["RBF", "1.5%", 2]]).numeric
         [False, True, True]
@@ -84,9 +83,9 @@ def format_table(table: Table) -> str:
 
 
 def checks_table(checks: Iterable[tuple[str, bool, str]], *, caption: str = "") -> Table:
-    """Return checks as a table: what was asked, whether the answer is suspicious, and why.
+    """Return checks as a table: for each its name, its verdict, and its explanation.
 
-    A check is its name, which may be an identifier, its verdict, and its explanation.
+    A check is a name, which may be an identifier, whether it is suspicious, and the explanation.
 
     >>> checks_table([("zero_gradients", True, "31% are zero"), ("noise_as_good", False, "0% against 80%")]).cells
     [['zero gradients', 'SUSPICIOUS', '31% are zero'], ['noise as good', 'not seen', '0% against 80%']]

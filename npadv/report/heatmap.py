@@ -1,6 +1,6 @@
-"""A matrix of rates as a table with colours: how often what was crafted on one model fools another.
+"""A heat map of rates with the number in each cell: how often examples crafted on one model fool another.
 
-The number in a cell says everything; its shade, white at 0 and dark at 100%, lets the eye find it.
+The shade of a cell, white at 0 and blue at 100%, repeats its number.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from npadv.report.canvas import check_length, check_range, place, sheet, text_width, write
+from npadv.report.figures import check_length, check_range, place, sheet, text_width, write
 from npadv.report.palette import BLUE, INK, MUTED, RULE, WHITE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDE, WIDEST, TALL = 1.02, 1.7, 0.52  # of a cell, in inches: as wide as the columns' names need, within limits
-BOLD = 1.15  # how much wider bold letters are
+# Least and largest width and the height of a cell, in inches; the columns' names decide the width.
+WIDE, WIDEST, TALL = 1.02, 1.7, 0.52
+BOLD = 1.15  # width of bold letters over that of plain ones
 
 
 def heat_table(
@@ -37,15 +38,15 @@ def heat_table(
     Parameters
     ----------
     values
-        (R, C) rates in [0, 1]; NaN for one that nothing was counted for.
+        (R, C) rates in [0, 1]; NaN for a rate of no examples.
     rows, columns
-        Names. A cell whose row and column have one name, the white-box attack, is framed.
+        Names. A cell whose row and column have the same name, a white-box attack, is framed.
     row_title, column_title
-        What the rows and the columns are.
+        Headings of the rows and of the columns.
     low, high
-        (R, C) ends of an interval, written below the rate; both or none.
+        (R, C) bounds of an interval, written below the rate; both or none.
     clean
-        (C,) rates without an attack, as a row of its own on top.
+        (C,) rates without an attack, drawn as the top row.
 
     Examples
     --------
@@ -69,14 +70,14 @@ def heat_table(
     wide = min(WIDEST, max(WIDE, *(text_width(column, 10) * BOLD + 0.12 for column in columns)))
     left = max(0.7, *(text_width(name, 10) for name in (*names, row_title))) + 0.2
     top = 0.66
-    told = "; ".join(
+    summary = "; ".join(
         f"{name}: " + ", ".join(f"{column} {_percent(rate)}" for column, rate in zip(columns, line, strict=True))
         for name, line in zip(names, table, strict=True)
     )
     figure = sheet(
         left + len(columns) * wide + 0.06,
         top + len(names) * TALL + apart + 0.06,
-        f"{column_title.capitalize()} each column, {row_title} each row: {told}.",
+        f"{column_title.capitalize()} each column, {row_title} each row: {summary}.",
     )
     write(figure, left - 0.14, top - 0.1, row_title, colour=MUTED, ha="right", va="bottom")
     write(figure, left + len(columns) * wide / 2, 0.1, column_title, colour=MUTED, ha="center", va="top")
@@ -95,7 +96,7 @@ def heat_table(
             own = k >= 0 and name == columns[j]
             for spine in axes.spines.values():
                 spine.set(color=INK if own else RULE, linewidth=1.8 if own else 0.6)
-            ink = WHITE if rate > 0.8 else INK  # whichever contrasts more
+            ink = WHITE if rate > 0.8 else INK  # the one with the higher contrast
             middle = down + TALL / 2
             interval = bool(ends) and k >= 0 and np.isfinite(rate)
             across = left + (j + 0.5) * wide

@@ -1,7 +1,7 @@
-"""Church windows: one small stained-glass pane for each example, its classes as colours ([WG] figures 1.2 to 1.4).
+"""Church windows: for each example a plane through it, each point coloured by its class ([WG] figures 1.2 to 1.4).
 
-The true class is white, a black line runs around every class, and each region that is large enough holds its class's name,
-so that no reader depends on colour. Points marked as outside of the box are hatched.
+The true class is white, a black line separates the classes, and each region that is large enough holds its class's name,
+so that no reader depends on colour. Points marked as outside the box are hatched.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from npadv.report.canvas import check_length, place, sheet, text_width, write
+from npadv.report.figures import check_length, place, sheet, text_width, write
 from npadv.report.palette import INK, MUTED, RULE, WHITE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Ten classes: told apart under the common kinds of colour blindness, as far as ten colours can be (after Tol, "muted").
+#: Ten classes: as distinct as ten colours can be under the common kinds of colour blindness (after Tol, "muted").
 CLASSES = (
     "#4a3c9e", "#88ccee", "#44aa99", "#117733", "#a8a84a", "#ddcc77", "#cc6677", "#93275f", "#b968b0", "#b5b9bf",
 )  # fmt: skip
-GRAIN = 160  # image pixels to a side, at least, so that hatching is finer than the points
-NAMED = 0.055  # of the side: the radius that a region needs to hold a name
+GRAIN = 160  # least number of image pixels along a side, so that the hatching is finer than the points
+NAMED = 0.055  # least radius of a region that holds a name, over the side of the window
 
 
 def church_grid(
@@ -51,13 +51,13 @@ def church_grid(
     eps
         Half the side of each window, which the axes of the first one show.
     columns
-        Windows side by side.
+        Number of windows side by side.
     across, down
-        What the horizontal and the vertical direction are.
+        Names of the horizontal and the vertical direction.
     names
-        Of the classes; by default their numbers.
+        Names of the classes; by default their numbers.
     outside
-        (N, V, H) bool: points to hatch, as those outside of the box.
+        (N, V, H) bool: points to hatch, for instance those outside the box.
 
     Examples
     --------
@@ -96,7 +96,8 @@ def church_grid(
     centre = int((seen[:, tall // 2, wide // 2] == labels).sum())
     share = float((seen == labels[:, None, None]).mean())
     key = [("the true class", WHITE), *((named[k], colours[k]) for k in wrong)]
-    room = [text_width(name) + 0.4 for name, _ in key]  # each entry's, and the line on which it stands
+    # The width of each entry of the key, and the line on which it is written.
+    room = [text_width(name) + 0.4 for name, _ in key]
     lines = np.cumsum(room) // (max(columns, 4) * (side + gap))
     foot = 0.14 + 0.24 * (int(lines[-1]) + 1)
     figure = sheet(
@@ -129,7 +130,7 @@ def _window(
     names: Sequence[str],
     size: float,
 ) -> None:
-    """Fill one pane: colours, hatching, lines between classes, names."""
+    """Draw one window: colours, hatching, lines between classes, names."""
     from matplotlib.collections import LineCollection
 
     tall, wide = classes.shape
@@ -169,7 +170,7 @@ def _boundaries(classes: np.ndarray) -> list[tuple[tuple[float, float], tuple[fl
 
 
 def _roomiest(region: np.ndarray) -> tuple[tuple[float, float], float]:
-    """Return the point of a region that is farthest from its edge, and how far that is, in points."""
+    """Return the point of a region that is farthest from its edge, and its distance from the edge, in points."""
     from scipy.ndimage import distance_transform_edt
 
     room = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
@@ -178,7 +179,7 @@ def _roomiest(region: np.ndarray) -> tuple[tuple[float, float], float]:
 
 
 def _edges(figure: Figure, left: float, top: float, side: float, eps: float, across: str, down: str) -> None:
-    """Write the range at the first window, and beside it what the directions are."""
+    """Write the range at the first window, and beside it the names of the directions."""
     style: dict[str, Any] = {"size": 7.5 if side > 1 else 6.5, "colour": MUTED}
     for share, text, where in ((0.0, f"−{eps:g}", "left"), (1.0, f"+{eps:g}", "right")):
         write(figure, left + share * side, top - 0.04, text, ha=where, va="bottom", **style)
@@ -202,7 +203,7 @@ def _swatch(figure: Figure, left: float, top: float, colour: str) -> None:
 
 
 def _colours(count: int) -> list[str]:
-    """Return a colour for each class: ten chosen ones, and for more classes as many hues as needed."""
+    """Return a colour for each class: ten fixed ones, or evenly spaced hues for more classes."""
     if count <= len(CLASSES):
         return list(CLASSES[:count])
     hues = [colorsys.hls_to_rgb(k / count, 0.45 + 0.2 * (k % 2), 0.55) for k in range(count)]

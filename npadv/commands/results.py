@@ -1,4 +1,4 @@
-"""What an attack has come to, batch by batch: arrays by name, and the file that holds them; partial ones can be continued."""
+"""The results of an attack, batch by batch: arrays by name, and the file that holds them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from npadv.backend import is_array, to_numpy
 from npadv.files import load_arrays, save_arrays
 
 
-class Gathered:
-    """The results of the batches so far, in the order of the examples.
+class Results:
+    """The results of the finished batches, in the order of the examples.
 
     Attributes
     ----------
     settings : mapping
-        All that the results depend on; a file of other settings is not continued.
+        Everything the results depend on; a file with other settings is not continued.
     seconds : float
-        Time spent on attacking.
+        Time spent in the attack.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -33,29 +33,29 @@ class Gathered:
     def __len__(self) -> int:
         return sum(len(part["labels"]) for part in self._parts)
 
-    def add(self, result: AttackResult, seconds: float, **more: np.ndarray) -> None:
-        """Take in a batch: its result, and ``more`` arrays of an entry for each example."""
-        own = {name: array for name, array in _per_example(result).items() if name not in more}
-        self._parts.append({name: to_numpy(array) for name, array in {**more, **own}.items()})
-        self.seconds += seconds
-
     @property
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array by its name, (N, ...) each."""
         return {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
 
+    def add(self, result: AttackResult, seconds: float, **more: np.ndarray) -> None:
+        """Add a batch: the attack's result, and ``more`` arrays with an entry for each example."""
+        own = {name: array for name, array in _per_example(result).items() if name not in more}
+        self._parts.append({name: to_numpy(array) for name, array in {**more, **own}.items()})
+        self.seconds += seconds
+
     def save(self, path: Path) -> None:
-        """Write everything as ``.npz``, with the settings as JSON, without pickle, whole or not at all."""
+        """Write all arrays to an ``.npz`` file, with the settings as JSON, atomically and without pickle."""
         facts = {"settings": np.array(json.dumps(self.settings)), "seconds": np.array(self.seconds)}
         save_arrays(path, {**self.arrays, **facts})
 
     def resume(self, path: Path) -> None:
-        """Take up what ``save`` wrote, if it was written with the same settings.
+        """Load a file that ``save`` wrote, if it was written with the same settings.
 
         Raises
         ------
         ValueError
-            The file is damaged, or of another run; the message says in what they differ.
+            The file is damaged, or belongs to another run; the message says how their settings differ.
         """
         arrays = load_arrays(path)
         try:
@@ -88,12 +88,12 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
 
 
 def _per_example(result: AttackResult) -> dict[str, Any]:
-    """Return what a result says of each example, flags as ``flags/NAME``."""
+    """Return the fields of a result that have an entry for each example, and its flags as ``flags/NAME``."""
     found: dict[str, Any] = {}
-    for entry in fields(result):
-        value = getattr(result, entry.name)
-        if entry.name == "flags":
+    for field in fields(result):
+        value = getattr(result, field.name)
+        if field.name == "flags":
             found.update({f"flags/{name}": flag for name, flag in value.items()})
         elif is_array(value) and value.ndim and len(value) == len(result.x_adv):
-            found[entry.name] = value
+            found[field.name] = value
     return found

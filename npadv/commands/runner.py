@@ -1,4 +1,4 @@
-"""The measurements of ``npadv evaluate``, one after the other, each on its own a call of ``npadv.evaluation``."""
+"""The measurements of ``npadv evaluate``, in their order; each is one call of ``npadv.evaluation``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from npadv.attacks import carlini_wagner, fgsm, linearized, pgd
 from npadv.backend import to_numpy
 from npadv.commands.models import Model
-from npadv.commands.sets import Plan, Radii
+from npadv.commands.presets import Preset, Radii
 from npadv.data import Dataset
 from npadv.evaluation import (
     Check,
@@ -34,7 +34,7 @@ Models = Mapping[str, Model]
 
 
 class Pictures(NamedTuple):
-    """A few images, what FGSM made of them, and what the model says of both (probabilities)."""
+    """A few images, their FGSM examples, and the model's probabilities of both."""
 
     x: np.ndarray
     x_adv: np.ndarray
@@ -44,18 +44,18 @@ class Pictures(NamedTuple):
 
 
 @dataclass
-class Measured:
-    """What was measured so far; by model where each is measured by itself.
+class Measurements:
+    """The finished measurements.
 
     Attributes
     ----------
-    clean : error on all test images
-    curves : by attack, of all models
-    distances : by attack, then by model
-    transfer : of FGSM at the largest radius shown, where there are several models
-    checks, windows, pictures : by model
-    complete : whether this is all of it
-    seconds : what it took
+    clean : for each model, the error on all test images
+    curves : for each attack, the curves of all models
+    distances : for each attack, then for each model
+    transfer : of FGSM at the largest radius shown, if there are several models
+    checks, windows, pictures : for each model
+    complete : whether no measurement is missing
+    seconds : their total time
     """
 
     clean: dict[str, float] = field(default_factory=dict)
@@ -70,35 +70,35 @@ class Measured:
 
 
 class Task(NamedTuple):
-    """One measurement: what it is called, how to make it, and where to put it."""
+    """One measurement: its title, the function that measures, and the function that stores the result."""
 
     title: str
     measure: Callable[[], Any]
-    keep: Callable[[Any], None]
+    store: Callable[[Any], None]
 
 
-def measure(
+def run_measurements(
     models: Models,
     dataset: Dataset,
-    plan: Plan,
+    preset: Preset,
     radii: Radii,
     *,
     seed: int,
     progress: bool | None,
     say: Callable[[str], None],
-) -> Measured:
-    """Make all measurements; after Ctrl-C, return those that there are, the last of them on fewer examples.
+) -> Measurements:
+    """Make all measurements. After Ctrl-C, return the finished ones; the last of them may be of fewer examples.
 
-    ``say`` is told of each as it is finished.
+    ``say`` is called with a line after each.
     """
-    found = Measured()
-    tasks = list(_tasks(found, models, dataset, plan, radii, seed=seed, progress=progress))
+    found = Measurements()
+    tasks = list(_tasks(found, models, dataset, preset, radii, seed=seed, progress=progress))
     for i, task in enumerate(tasks):
         started = time.perf_counter()
         try:
-            task.keep(task.measure())
+            task.store(task.measure())
         except Interrupted as stop:
-            task.keep(stop.result)
+            task.store(stop.result)
             return found
         except KeyboardInterrupt:
             return found
@@ -110,20 +110,20 @@ def measure(
 
 
 def _tasks(
-    found: Measured,
+    found: Measurements,
     models: Models,
     dataset: Dataset,
-    plan: Plan,
+    preset: Preset,
     radii: Radii,
     *,
     seed: int,
     progress: bool | None,
 ) -> Iterator[Task]:
-    """Yield the measurements in their order, what is quick first."""
-    test = dataset.test[: plan.examples]
+    """Yield the measurements in their order, quick ones first."""
+    test = dataset.test[: preset.examples]
     first = next(iter(models.values()))
     x, y = first.on_device(test.images), test.labels
-    many: Any = partial(pgd, steps=plan.steps)
+    many: Any = partial(pgd, steps=preset.steps)
     walk: dict[str, Any] = {"progress": progress, "batch_size": 100}
 
     for name, model in models.items():
@@ -142,8 +142,8 @@ def _tasks(
         "DeepFool, l2": (partial(linearized, steps=50, norm="l2"), len(x)),
         "DeepFool, linf": (partial(linearized, steps=50, norm="linf"), len(x)),
     }
-    if plan.carlini_wagner:
-        searches["Carlini and Wagner, l2"] = carlini_wagner, min(plan.carlini_wagner, len(x))
+    if preset.carlini_wagner:
+        searches["Carlini and Wagner, l2"] = carlini_wagner, min(preset.carlini_wagner, len(x))
     for attack, (function, n) in searches.items():
         for name, model in models.items():
             yield Task(
@@ -167,7 +167,7 @@ def _tasks(
                 x,
                 y,
                 eps=radii.claimed,
-                steps=plan.steps,
+                steps=preset.steps,
                 sources=others or None,
                 rng=np.random.default_rng(seed),
                 **walk,
@@ -180,10 +180,10 @@ def _tasks(
             partial(
                 church_windows,
                 model,
-                x[: plan.windows],
-                y[: plan.windows],
+                x[: preset.windows],
+                y[: preset.windows],
                 eps=radii.linf_shown[-1],
-                points=plan.points,
+                points=preset.points,
                 rng=np.random.default_rng(seed),
                 **walk,
             ),
@@ -202,7 +202,7 @@ def _clean(model: Model, dataset: Dataset) -> float:
 
 
 def _pictures(model: Model, images: np.ndarray, labels: np.ndarray, eps: float, count: int = 5) -> Pictures:
-    """Return the first few that the model has right and FGSM turns, or as many others as there must be."""
+    """Return the first images that the model classifies correctly and FGSM turns; others follow if there are too few."""
     images, labels = images[:100], labels[:100]
     x_adv = to_numpy(fgsm(model, model.on_device(images), model.on_device(labels), eps=eps).x_adv)
     before, after = model.probabilities(images), model.probabilities(x_adv)

@@ -1,4 +1,4 @@
-"""Perturbations of one size in l2 and what they do: two grids of image, perturbation and sum ([WG] figure 1.5)."""
+"""Perturbations of one l2 norm with different effects: two grids of image, perturbation and sum ([WG] figure 1.5)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from npadv.report.canvas import (
+from npadv.report.figures import (
     as_images,
     check_length,
     check_range,
@@ -35,21 +35,21 @@ def norm_grid(
     columns: Sequence[str] = ("unconfined", "the same l2 norm, least max norm"),
     captions: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
-    """Draw, for each of two kinds of perturbation, rows of the image, the perturbation, and what it makes of the image.
+    """Draw, for each of two kinds of perturbation, rows of the image, the perturbation, and their sum.
 
     Parameters
     ----------
     clean
         One image (H, W) or (C, H, W) in [0, 1].
     perturbation
-        (2, R, ...) perturbations of it, in [-1, 1]. Their norms are measured here and written below; sums beyond black and
-        white are drawn black and white. All perturbations share one signed scale.
+        (2, R, ...) perturbations of the image, in [-1, 1]. Their norms are computed here and written below them; sums
+        outside [0, 1] are drawn black or white. All perturbations share one signed scale.
     rows
-        (R,) what each row is.
+        (R,) names of the rows.
     columns
         Headings of the two grids.
     captions
-        (2, R) words under each perturbed image, as the class that a model gives it.
+        (2, R) texts under each sum, for instance the class that a model predicts.
 
     Examples
     --------
@@ -90,8 +90,8 @@ def norm_grid(
     for g, heading in enumerate(columns):
         start = left + g * block
         write(figure, start, 0.08, heading, size=10, weight="bold", va="top", fit=block - between)
-        for c, what in enumerate(("image", "perturbation", "sum")):
-            write(figure, start + c * (CELL + GAP), top - 0.06, what, size=8, colour=MUTED, va="bottom")
+        for c, title in enumerate(("image", "perturbation", "sum")):
+            write(figure, start + c * (CELL + GAP), top - 0.06, title, size=8, colour=MUTED, va="bottom")
         for r, row in enumerate(rows):
             down = top + r * band
             places = [place(figure, start + c * (CELL + GAP), down, CELL, tall) for c in range(3)]
@@ -102,8 +102,8 @@ def norm_grid(
             below = down + tall + 0.05
             if g == 0:
                 write(figure, start, below, row, colour=INK, **style)
-            told = rf"$\ell_2$ {l2[g, r]:.2f}, $\ell_\infty$ {linf[g, r]:.2f}"
-            write(figure, start + CELL + GAP, below, told, colour=MUTED, **(style | {"fit": np.inf}), parse_math=True)
+            norms = rf"$\ell_2$ {l2[g, r]:.2f}, $\ell_\infty$ {linf[g, r]:.2f}"
+            write(figure, start + CELL + GAP, below, norms, colour=MUTED, **(style | {"fit": np.inf}), parse_math=True)
             if captions is not None:
                 write(figure, start + 2 * (CELL + GAP), below, captions[g][r], colour=INK, **style)
     show_scale(place(figure, left + 2 * block - between + 0.02, top, 0.1, tall), scale, x.shape[-1])

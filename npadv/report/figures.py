@@ -1,7 +1,7 @@
-"""What every figure shares: a blank sheet measured in inches, one way to show an image, and the checks of the input.
+"""Helpers that every figure uses: a blank figure measured in inches, functions that draw an image, and input checks.
 
-Figures are made with matplotlib's objects, never with pyplot: nothing is global, nothing opens a window, and a figure
-is freed with its last reference. matplotlib itself is imported when the first sheet is asked for.
+Figures are made with matplotlib's objects, never with pyplot: there is no global state, no window opens, and a figure is
+freed with its last reference. matplotlib itself is imported by the first call of ``sheet``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WRONG = "✗"
 
 @contextmanager
 def needed(package: str) -> Iterator[None]:
-    """Turn a missing package into the one sentence that says how to get it."""
+    """Replace the error for a missing package by one sentence that says how to install it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -37,9 +37,9 @@ def needed(package: str) -> Iterator[None]:
 
 
 def check_installed(*packages: str) -> None:
-    """Raise ModuleNotFoundError, in one sentence, if what drawing needs is missing: worth asking before a long run.
+    """Raise ModuleNotFoundError, in one sentence, if a package for drawing is missing. Call it before a long run.
 
-    Pages need matplotlib and Jinja2, which are asked for by default; pictures need matplotlib alone.
+    By default it checks for matplotlib and Jinja2, which pages need; pictures need matplotlib alone.
     """
     for package in packages or ("matplotlib", "jinja2"):
         with needed(package):
@@ -47,20 +47,21 @@ def check_installed(*packages: str) -> None:
 
 
 def sheet(width: float, height: float, description: str) -> Figure:
-    """Return a blank white figure, `width` by `height` inches; `description` is what its alt text will say."""
+    """Return a blank white figure, `width` by `height` inches; `description` becomes its alt text."""
     with needed("matplotlib"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=PIXELS_PER_INCH, facecolor=WHITE)
     FigureCanvasAgg(figure)
-    figure.set_layout_engine("none")  # places are given, not found
+    # place() gives every position, so no layout engine may move the axes.
+    figure.set_layout_engine("none")
     figure.set_label(description)
     return figure
 
 
 def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Add axes at a place given in inches from the sheet's top left corner."""
+    """Add axes at a position given in inches from the figure's top left corner."""
     across, down = figure.get_size_inches()
     return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down), facecolor=WHITE)
 
@@ -76,10 +77,10 @@ def write(
     fit: float = np.inf,
     **style: Any,
 ) -> None:
-    """Write `text` at a place given in inches from the sheet's top left corner, smaller if it is wider than `fit`."""
+    """Write `text` at a position given in inches from the figure's top left corner, smaller if it is wider than `fit`."""
     size *= min(1.0, fit / max(text_width(line, size) for line in text.split("\n")))
     across, down = figure.get_size_inches()
-    style = {"parse_math": False} | style  # a class called "$5" is a name, not TeX
+    style = {"parse_math": False} | style  # the name of a class may contain "$", which is not TeX here
     figure.text(left / across, 1 - top / down, text, fontsize=size, color=colour, **style)
 
 
@@ -88,7 +89,7 @@ def text_width(text: str, size: float = 9) -> float:
 
     >>> 0.5 < text_width("adversarial") < 1.0
     True
-    >>> text_width("$5, $6") > text_width("5, 6")  # a name, not TeX
+    >>> text_width("$5, $6") > text_width("5, 6")  # a dollar sign is a character, not TeX
     True
     """
     from matplotlib.font_manager import FontProperties
@@ -109,8 +110,8 @@ def show_image(axes: Axes, image: np.ndarray, *, wrong: bool = False) -> None:
 def show_perturbation(axes: Axes, perturbation: np.ndarray, scale: float) -> None:
     """Show one signed image (H, W, C) on the scale from -`scale` to `scale`.
 
-    One channel goes from blue (darker) through white (0) to vermilion (brighter). Three channels keep their colours and
-    are centred at mid-grey: their mean, on one colour map, would hide changes that cancel.
+    One channel is drawn from blue (darker) through white (0) to vermilion (brighter). Three channels keep their colours,
+    with 0 drawn as mid-grey: on one colour map, the mean of the channels would hide changes that cancel.
     """
     if perturbation.shape[-1] == 1:
         axes.imshow(perturbation[..., 0], cmap=_signed(1), vmin=-scale, vmax=scale, aspect="auto")
@@ -120,7 +121,7 @@ def show_perturbation(axes: Axes, perturbation: np.ndarray, scale: float) -> Non
 
 
 def show_scale(axes: Axes, scale: float, channels: int) -> None:
-    """Fill narrow axes with the scale on which :func:`show_perturbation` draws."""
+    """Fill narrow axes with the colour scale of :func:`show_perturbation`."""
     ramp = np.linspace(-scale, scale, 256)[:, None]
     axes.imshow(ramp, cmap=_signed(channels), extent=(0, 1, -scale, scale), origin="lower", aspect="auto")
     _frame(axes)
@@ -150,7 +151,7 @@ def _frame(axes: Axes, *, wrong: bool = False) -> None:
 
 
 def as_images(name: str, value: Any, *, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-    """Return (N, H, W) or (N, C, H, W) as float64 (N, H, W, C), or say what is wrong with it.
+    """Return (N, H, W) or (N, C, H, W) as float64 (N, H, W, C), or raise a ValueError that names the fault.
 
     >>> as_images("images", np.zeros((2, 3, 8, 8))).shape
     (2, 8, 8, 3)
@@ -167,7 +168,7 @@ def as_images(name: str, value: Any, *, low: float = 0.0, high: float = 1.0) -> 
 
 
 def as_fractions(name: str, value: Any, length: int) -> np.ndarray:
-    """Return `length` numbers in [0, 1] as a float64 vector, or say what is wrong with them."""
+    """Return `length` numbers in [0, 1] as a float64 vector, or raise a ValueError that names the fault."""
     x = np.asarray(value, dtype=np.float64)
     check_length(name, x, length)
     check_range(name, x, 0.0, 1.0)
@@ -175,13 +176,13 @@ def as_fractions(name: str, value: Any, length: int) -> np.ndarray:
 
 
 def check_length(name: str, value: Sequence[Any] | np.ndarray, length: int) -> None:
-    """Raise unless `value` is a sequence of `length` entries."""
+    """Raise a ValueError unless `value` is a sequence of `length` entries."""
     if np.ndim(value) != 1 or len(value) != length:
         raise ValueError(f"{name} has shape {np.shape(value)}; expected ({length},)")
 
 
 def check_range(name: str, x: np.ndarray, low: float, high: float) -> None:
-    """Raise unless every number is in [low, high]; NaN is in no interval."""
+    """Raise a ValueError unless every number is in [low, high]; NaN is in no interval."""
     inside = (x >= low) & (x <= high)
     if not inside.all():
         raise ValueError(f"{name} holds {x[~inside].flat[0]:.6g}; expected values in [{low:g}, {high:g}]")
