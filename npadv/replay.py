@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from npadv.autodiff import Record, Tensor, ancestors, as_array, as_gradient, grad, one_like, recording, value_of
+from npadv.autodiff import Tensor, ancestors, as_array, as_gradient, grad, one_like, recording, value_of
 from npadv.backend import Array, is_array, xp_of
 
 
@@ -144,19 +144,20 @@ def _state(tape: _Tape | _Once | str) -> str:
 class _Step:
     """A record without its values. Those that it takes are known by their place: 0 for the input, i for the i-th step."""
 
-    def __init__(self, record: Record, y: Array, places: dict[int, int], depends: set[int]) -> None:
-        self.op, args, _, settings = record
+    def __init__(self, node: Tensor, places: dict[Tensor, int], depends: set[int]) -> None:
+        assert node._operation is not None
+        self.op = node._operation
         self.name = self.op.name
-        self.number = y.ndim == 0  # an operation may return NumPy's scalars as numbers without axes
-        self.settings = {name: setting for name, setting in settings.items() if name != "kept"}
+        self.number = node.ndim == 0  # an operation may return NumPy's scalars as numbers without axes
+        self.settings = {name: setting for name, setting in node._kwargs.items() if name != "residuals"}
         self.args: list[Any] = []  # the numbers and arrays among the arguments; None for Tensors
         self.moving: list[tuple[int, int]] = []  # the arguments that are computed, with their places
         self.constants: list[tuple[int, Tensor]] = []  # those that were there before: their values are read at each run
         self.rules: list[tuple[int, int]] = []  # the arguments that depend on the input, with their places
-        for i, a in enumerate(args):
+        for i, a in enumerate(node._args):
             self.args.append(None if isinstance(a, Tensor) else a)
             if isinstance(a, Tensor):
-                place = places.get(a._order)
+                place = places.get(a)
                 if place is None:
                     self.constants.append((i, a))
                 else:
@@ -167,8 +168,8 @@ class _Step:
     def written(self, place: int, names: dict[str, Any]) -> str:
         """Return the step as a line of Python, and put what is new in it among the names."""
         name = f"op{place}_{self.name if self.name.isidentifier() else ''}"
-        names[name] = self.op.keeping or self.op.forward
-        results = f"y{place}, kept{place}" if self.op.keeping else f"y{place}"
+        names[name] = self.op.forward_with_residuals or self.op.forward
+        results = f"y{place}, residuals{place}" if self.op.forward_with_residuals else f"y{place}"
         line = f"{results} = {name}({self._given(place, names)})"
         return f"{line}; y{place} = as_array(y{place})" if self.number else line
 
@@ -176,8 +177,8 @@ class _Step:
         """Return the cotangent of argument i as an expression, and put what is new in it among the names."""
         name = f"rule{place}_{i}"
         names[name] = self.op.rules[i]
-        kept = f", kept=kept{place}" if self.op.keeping else ""
-        return f"{name}(d{place}, y{place}, {self._given(place, names)}{kept})"
+        residuals = f", residuals=residuals{place}" if self.op.forward_with_residuals else ""
+        return f"{name}(d{place}, y{place}, {self._given(place, names)}{residuals})"
 
     def _given(self, place: int, names: dict[str, Any]) -> str:
         """Return the arguments as they stand in a call."""
@@ -224,13 +225,13 @@ class _Tape:
     """The records between an input and a result, as a list of steps to run."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
-        places, depends = {x._order: 0}, {0}
+        places, depends = {x: 0}, {0}
         self.steps: list[_Step] = []
         for node in ancestors(y, x._order):
-            if node._record:
-                step = _Step(node._record, node.data, places, depends)
+            if not node.is_leaf:
+                step = _Step(node, places, depends)
                 self.steps.append(step)
-                places[node._order] = len(self.steps)
+                places[node] = len(self.steps)
                 if step.rules:
                     depends.add(len(self.steps))
         self.back = [(place, self.steps[place - 1]) for place in sorted(depends - {0}, reverse=True)]

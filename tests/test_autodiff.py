@@ -323,7 +323,7 @@ def test_rules_are_counted_and_may_refuse(registry):
     assert positional_parameters(pick) == ["x", "which"]
 
 
-def test_what_a_primitive_keeps_reaches_its_rules_and_only_them(registry):
+def test_residuals_reach_the_rules(registry):
     runs = []
 
     @primitive
@@ -331,21 +331,21 @@ def test_what_a_primitive_keeps_reaches_its_rules_and_only_them(registry):
         runs.append("plain")
         return x**exponent
 
-    def keeping(x, *, exponent):
-        runs.append("keeping")
+    def with_residuals(x, *, exponent):
+        runs.append("with residuals")
         return x**exponent, x ** (exponent - 1)
 
-    def rule(g, y, x, exponent, kept):
-        assert isinstance(kept, np.ndarray)
-        return g * exponent * (x ** (exponent - 1) if isinstance(x, Tensor) else kept)
+    def rule(g, y, x, exponent, residuals):
+        assert isinstance(residuals, np.ndarray)
+        return g * exponent * (x ** (exponent - 1) if isinstance(x, Tensor) else residuals)
 
-    defvjp(power, rule, keeping=keeping)
+    defvjp(power, rule, forward_with_residuals=with_residuals)
     x = leaf([1, 2])
     with no_record():
         assert power(x, exponent=3).data.tolist() == power(x.data, exponent=3).tolist() == [1, 8]
-    assert runs == ["plain", "plain"]  # without a record there is nobody to keep it for
+    assert runs == ["plain", "plain"]  # no record, no residuals
     y = power(x, exponent=3).sum()
-    assert runs == ["plain", "plain", "keeping"]
+    assert runs == ["plain", "plain", "with residuals"]
     assert grad(y, x).tolist() == grad(y, x).tolist() == [3, 12]
     first = grad(y, x, create_graph=True)
     assert grad(first.sum(), x).tolist() == [6, 12]
@@ -353,7 +353,7 @@ def test_what_a_primitive_keeps_reaches_its_rules_and_only_them(registry):
 
     with pytest.raises(ValueError, match=r"expected 1 rule\(s\)"):
         defvjp(power)
-    assert operation_of(power).keeping is keeping  # a refused call changes nothing
+    assert operation_of(power).forward_with_residuals is with_residuals  # a refused call changes nothing
     defvjp(power, lambda g, y, x, exponent: g * exponent * x ** (exponent - 1))
     assert grad(power(x, exponent=3).sum(), x).tolist() == [3, 12]
 
@@ -582,7 +582,7 @@ def test_a_chain_of_100_000_operations_is_differentiated_and_freed_without_recur
     y = chain(x, LONG)
     assert grad(y, x) == 1
     last = first = weakref.ref(y)
-    while (argument := first()._record[1][0]) is not x:
+    while (argument := first()._args[0]) is not x:
         first = weakref.ref(argument)
     del y, argument
     assert last() is None

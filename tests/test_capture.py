@@ -182,7 +182,7 @@ def test_a_replay_neither_waits_nor_launches_nor_fetches(counts):
     for i in range(6):
         before = dict(counts)
         captured(data.images, data.labels)
-        versions.append(model.parameters()[0]._changed[0])
+        versions.append(model.parameters()[0]._version[0])
         if i >= 2:
             done = {name: counts[name] - before[name] for name in counts}
             uploads = 2 if i != 4 else 3  # batch and labels; the momentum of a new epoch

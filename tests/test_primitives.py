@@ -224,7 +224,7 @@ def poolings(draw, *, of="x", maximum=False):
     where = windows(shape, size, stride, padding, ceil_mode)
     x = draw(images(shape, distinct))
     out = (*shape[:2], *where.out)
-    winners = [PRIMITIVES["max_pool2d_forward"].keeping(x, where=where)[1]] if maximum else []
+    winners = [PRIMITIVES["max_pool2d_forward"].forward_with_residuals(x, where=where)[1]] if maximum else []
     if of == "x":
         return (x,), {"where": where}
     if of == "g":
@@ -376,11 +376,11 @@ def test_the_table_draws_what_it_promises(promise):
 
 
 def value_and_kept(op, args, kwargs):
-    if op.keeping is None:
+    if op.forward_with_residuals is None:
         return np.asarray(op.forward(*args, **kwargs)), {}
-    value, kept = op.keeping(*args, **kwargs)
+    value, kept = op.forward_with_residuals(*args, **kwargs)
     np.testing.assert_array_equal(value, op.forward(*args, **kwargs))
-    return np.asarray(value), {"kept": kept}
+    return np.asarray(value), {"residuals": kept}
 
 
 @every_primitive
@@ -430,7 +430,7 @@ def test_a_number_beside_float32_leaves_it_float32(name, number, shape, swapped)
     if name == "divide" and not swapped and number == "zero":
         pair = (x, 0.5)
     y = BINARY[name](*pair)
-    op, args, values, settings = y._record
+    op, args, values, settings = y._operation, y._args, y._values, y._kwargs
     rule = op.rules[next(i for i, a in enumerate(args) if a is x)]
     contribution = rule(np.ones(y.shape, np.float32), y.data, *values, **settings)
     assert y.dtype == contribution.dtype == grad(y, x, np.ones(y.shape), create_graph=True).dtype == np.float32

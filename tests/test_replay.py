@@ -420,7 +420,7 @@ def test_what_an_operation_keeps_is_kept_anew_in_every_run():
         kept_by_calls.append(x.copy())
         return x * x * x, x * x
 
-    defvjp(cubed, lambda g, y, x, kept: g * 3 * kept, keeping=cubed_and_square)
+    defvjp(cubed, lambda g, y, x, residuals: g * 3 * residuals, forward_with_residuals=cubed_and_square)
     replay = Replay(lambda x: cubed(x).sum())
     try:
         for value in (1.0, 2.0, 3.0, 4.0):

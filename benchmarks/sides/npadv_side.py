@@ -141,11 +141,11 @@ def convolution(part: str, batch: int, images: list[int], filters: list[int], pa
 
 def primitive(part: str, x: Any, w: Any, g: Any, padding: int) -> Step:
     """Return the function that computes one part of a convolution: its output, or a gradient for the cotangent g."""
-    geometry = conv.conv_geometry(1, padding, 1, 1)
+    shapes = conv_shapes(x.shape, w.shape, padding=padding)
     return {
-        "forward": lambda: conv.conv2d_forward(x, w, geometry=geometry),
-        "input gradient": lambda: conv.conv2d_input_grad(g, w, shape=x.shape, geometry=geometry),
-        "weight gradient": lambda: conv.conv2d_weight_grad(x, g, shape=w.shape, geometry=geometry),
+        "forward": lambda: conv.conv2d_forward(x, w, shapes=shapes),
+        "input gradient": lambda: conv.conv2d_input_grad(g, w, shapes=shapes),
+        "weight gradient": lambda: conv.conv2d_weight_grad(x, g, shapes=shapes),
     }[part]
 
 

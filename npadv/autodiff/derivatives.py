@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from npadv.autodiff import Tensor, grad
+from npadv.autodiff.gradient import grad
+from npadv.autodiff.tensor import Tensor
 from npadv.backend import xp_of
 
 

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.linalg import _umath_linalg  # an extension module that is linked to the BLAS
 
-Span = tuple[int, int, int, int]
+RowRange = tuple[int, int, int, int]
 """(at, start, count, tap): rows at..at+count of y belong to rows start..start+count of x, through matrix ``w[tap]``."""
 
 # Sums of products -----------------------------------------------------------------------------------------------------
 
 
-def add_products(y: np.ndarray, x: np.ndarray, w: np.ndarray, spans: Iterable[Span]) -> None:
+def add_products(y: np.ndarray, x: np.ndarray, w: np.ndarray, spans: Iterable[RowRange]) -> None:
     """Add, for each span, ``x[start : start + count] @ w[tap]`` to ``y[at : at + count]``, in place.
 
     Parameters
@@ -60,7 +60,7 @@ def add_products(y: np.ndarray, x: np.ndarray, w: np.ndarray, spans: Iterable[Sp
         )  # fmt: skip
 
 
-def add_transposed_products(w: np.ndarray, x: np.ndarray, y: np.ndarray, spans: Iterable[Span]) -> None:
+def add_transposed_products(w: np.ndarray, x: np.ndarray, y: np.ndarray, spans: Iterable[RowRange]) -> None:
     """Add, for each span, ``x[start : start + count].T @ y[at : at + count]`` to ``w[tap]``, in place.
 
     What :func:`add_products` does to y, this does to w: the two are each other's gradients. Arguments as there.

@@ -1,103 +1,151 @@
-"""Convolution on a CPU, fast: the sums of ``conv.py`` in an order that suits a processor.
+"""Convolution, fast: the choice between four algorithms on a CPU, and the CUDA kernels for CuPy arrays.
 
-``conv.py`` says what a convolution is and computes it the plain way, which everything here is tested against. This package
-computes the same on NumPy arrays several times faster. What carries it:
+``ops/conv.py`` says what a convolution is and computes it with one large matrix product, against which everything here is
+tested. This module computes the same several times faster:
 
-*Memory.* Images are (N, C, H, W) to everybody else; here they lie as (H, W, N, C): pixel after pixel, at each pixel all
-images, of each image all channels. ``pixels(x)`` is that view, copied only if x came in another order, and what is returned
-is a view the other way, so a network pays for the order once, at its input. Pooling and activations like it too: what they
-combine are whole pixels, long contiguous runs.
+- images lie pixel after pixel in memory (``layout.py``), so that rows of pixels are matrices;
+- the algorithm depends on how much there is to multiply at each pixel:
 
-*Four ways*, by how much there is to multiply at a pixel:
+  * ``winograd.py``: filters of up to 5 x 5 over many channels, with fewer multiplications than the definition has. It costs
+    a digit of precision and runs only where ``ops.winograd()`` allows it: in training, since an attack's success may
+    depend on the last digit. ``NPADV_WINOGRAD=off`` never uses it.
+  * ``shifted_gemm.py``: many channels. Each tap of the filters is a matrix product that reads and writes pixels in place.
+  * ``row_im2col.py``: fewer channels. The taps of one row of the filters make one product together.
+  * ``im2col.py``: one or three channels, strides, groups. Whole windows are copied into columns, a block at a time.
 
-- ``winograd.py``, many channels and filters of up to 5 by 5: by fewer multiplications than the definition has, where that is
-  faster and where it is allowed, because it costs a digit of precision (``ops.winograd``). Training allows it: its steps
-  are not that exact, but whether an adversarial example is one may hang on the last digit. ``NPADV_WINOGRAD=off`` does
-  without.
-- ``taps.py``, many channels: moving along a row by j pixels is moving down its matrix by j * N rows, so each tap of the
-  filters is a product that reads and writes in place. Nothing is copied; over the padding a product is shorter, or absent.
-- ``rows.py``, fewer: the same, but the taps of a row of the filters together, on images unfolded along their rows.
-- ``columns.py``, one or three channels, strides along the row, groups: windows laid out as columns, a block at a time.
-
-*Threads.* Tiles, taps and blocks are independent of each other, and shared out (``npadv/fast/parallel.py``).
+- the work is divided among threads (``parallel.py``).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
+from npadv import kernels
+from npadv.backend import xp_of
 from npadv.fast import im2col, row_im2col, shifted_gemm, winograd
-from npadv.fast.layout import Problem, empty_pixels, flat, images, pixels
+from npadv.fast.layout import as_matrix, empty_hwnc, to_hwnc, to_nchw
+from npadv.shapes import ConvShapes, conv_shapes
 
-LARGE = 3_000_000  # multiplications in a product that is worth a call of its own
-FEW_CHANNELS = 12  # with less, on either side, products along the rows are too thin
-FEW_ROWS = 64  # the same of pixels in a row times images
+GEMM_MULTIPLICATIONS = 3_000_000  # from which the product of a single tap is worth its call
+MIN_CHANNELS = 12  # with fewer channels on either side, products along the rows are too thin
+MIN_ROWS = 64  # with fewer pixels in a row, times images, they are too short
 WINOGRAD = os.environ.get("NPADV_WINOGRAD") != "off"
 
 
-def conv2d(x: Any, w: Any, problem: Problem) -> Any:
-    """Return what ``conv.conv2d_forward`` returns."""
-    if thin(problem):
-        return im2col.forward(x, w, problem)
-    if fewer(problem):
-        return winograd.forward(x, w, problem)
-    x, w = pixels(x), shifted_gemm.matrices(w)
-    if not large(problem):
-        x, problem = row_im2col.unfolded(x, problem), row_im2col.narrow(problem)
-        w = w.reshape(problem.w[2], problem.w[1], problem.w[0])
-    y = empty_pixels(problem.y, np.result_type(x, w))
-    shifted_gemm.gather(flat(x), w, flat(y), shifted_gemm.tiles(problem, backward=False))
-    return images(y)
+def conv2d(x: Any, w: Any, *, shapes: ConvShapes) -> Any:
+    """Return what ``ops.conv.conv2d_forward`` returns."""
+    if xp_of(x, w) is not np:
+        return kernels.conv2d(x, w, **_settings(shapes))[:, :, : shapes.y[2], : shapes.y[3]]
+    if use_im2col(shapes):
+        return im2col.forward(x, w, shapes)
+    if use_winograd(shapes):
+        return winograd.forward(x, w, shapes)
+    x, w = to_hwnc(x), shifted_gemm.tap_matrices(w)
+    if not use_gemm_per_tap(shapes):
+        x, shapes = row_im2col.unfolded(x, shapes), row_im2col.after_unfolding(shapes)
+        w = w.reshape(shapes.w[2], shapes.w[1], shapes.w[0])
+    y = empty_hwnc(shapes.y, np.result_type(x, w))
+    shifted_gemm.sum_products(as_matrix(x), w, as_matrix(y), shifted_gemm.tiles(shapes, backward=False))
+    return to_nchw(y)
 
 
-def input_grad(g: Any, w: Any, problem: Problem) -> Any:
-    """Return what ``conv.conv2d_input_grad`` returns."""
-    if thin(problem):
-        return im2col.input_grad(g, w, problem)
-    if fewer(problem):
-        return winograd.input_grad(g, w, problem)
-    g, small, fold = pixels(g), problem, False
-    if large(problem):
-        w = shifted_gemm.matrices(w.swapaxes(0, 1))
-    elif row_im2col.shorter(problem):
-        g, w, small = row_im2col.turned(g, w, problem)
+def conv2d_input_grad(g: Any, w: Any, *, shapes: ConvShapes) -> Any:
+    """Return what ``ops.conv.conv2d_input_grad`` returns."""
+    if xp_of(g, w) is not np:
+        return kernels.conv2d_input_grad(_uncropped(g, shapes), w, shapes.x, **_settings(shapes))
+    if use_im2col(shapes):
+        return im2col.input_grad(g, w, shapes)
+    if use_winograd(shapes):
+        return winograd.input_grad(g, w, shapes)
+    g, narrow, fold = to_hwnc(g), shapes, False
+    if use_gemm_per_tap(shapes):
+        w = shifted_gemm.tap_matrices(w.swapaxes(0, 1))
+    elif row_im2col.flip_is_cheaper(shapes):
+        g, w, narrow = row_im2col.flipped(g, w, shapes)
     else:
-        small, fold = row_im2col.narrow(problem), True
-        w = np.ascontiguousarray(w.transpose(2, 0, 3, 1)).reshape(small.w[2], small.w[0], small.w[1])
-    dx = empty_pixels(small.x, np.result_type(g, w))
-    shifted_gemm.gather(flat(g), w, flat(dx), shifted_gemm.tiles(small, backward=True))
-    return images(row_im2col.folded(dx, problem) if fold else dx)
+        narrow, fold = row_im2col.after_unfolding(shapes), True
+        w = np.ascontiguousarray(w.transpose(2, 0, 3, 1)).reshape(narrow.w[2], narrow.w[0], narrow.w[1])
+    dx = empty_hwnc(narrow.x, np.result_type(g, w))
+    shifted_gemm.sum_products(as_matrix(g), w, as_matrix(dx), shifted_gemm.tiles(narrow, backward=True))
+    return to_nchw(row_im2col.folded(dx, shapes) if fold else dx)
 
 
-def weight_grad(x: Any, g: Any, problem: Problem) -> Any:
-    """Return what ``conv.conv2d_weight_grad`` returns."""
-    if thin(problem):
-        return im2col.weight_grad(x, g, problem)
-    if fewer(problem):
-        return winograd.weight_grad(x, g, problem)
-    k, c, kh, kw = problem.w
-    x, g = pixels(x), pixels(g)
-    if not large(problem):
-        x, problem = row_im2col.unfolded(x, problem), row_im2col.narrow(problem)
-    dw = shifted_gemm.gather_weights(flat(x), flat(g), problem)
+def conv2d_weight_grad(x: Any, g: Any, *, shapes: ConvShapes) -> Any:
+    """Return what ``ops.conv.conv2d_weight_grad`` returns."""
+    if xp_of(x, g) is not np:
+        return kernels.conv2d_weight_grad(x, _uncropped(g, shapes), shapes.w, **_settings(shapes))
+    if use_im2col(shapes):
+        return im2col.weight_grad(x, g, shapes)
+    if use_winograd(shapes):
+        return winograd.weight_grad(x, g, shapes)
+    k, c, kh, kw = shapes.w
+    x, g = to_hwnc(x), to_hwnc(g)
+    if not use_gemm_per_tap(shapes):
+        x, shapes = row_im2col.unfolded(x, shapes), row_im2col.after_unfolding(shapes)
+    dw = shifted_gemm.tap_gradients(as_matrix(x), as_matrix(g), shapes)
     return dw.reshape(kh, kw, c, k).transpose(3, 2, 0, 1)
 
 
-def thin(problem: Problem) -> bool:
-    """Whether products along the rows are not worth their calls: then whole windows are laid out."""
-    (n, k, _, width), (_, c, _, _) = problem.y, problem.x
-    return problem.geometry.groups > 1 or min(c, k) < FEW_CHANNELS or n * width < FEW_ROWS
+# The choice -----------------------------------------------------------------------------------------------------------
 
 
-def fewer(problem: Problem) -> bool:
-    """Whether to compute with fewer multiplications."""
-    return WINOGRAD and problem.geometry.winograd and winograd.wins(problem)
+def use_im2col(shapes: ConvShapes) -> bool:
+    """Whether products along the rows are too thin to be worth their calls."""
+    (n, k, _, width), c = shapes.y, shapes.x[1]
+    return shapes.groups > 1 or min(c, k) < MIN_CHANNELS or n * width < MIN_ROWS
 
 
-def large(problem: Problem) -> bool:
-    """Whether even the product of one tap is worth its call."""
-    (n, k, _, width), (_, c, _, _) = problem.y, problem.x
-    return problem.geometry.stride[1] == 1 and n * width * c * k >= LARGE
+def use_winograd(shapes: ConvShapes) -> bool:
+    """Whether Winograd's algorithm is allowed, possible and faster."""
+    return WINOGRAD and shapes.allow_winograd and winograd.is_faster(shapes)
+
+
+def use_gemm_per_tap(shapes: ConvShapes) -> bool:
+    """Whether even the product of a single tap is worth its call."""
+    (n, k, _, width), c = shapes.y, shapes.x[1]
+    return shapes.stride[1] == 1 and n * width * c * k >= GEMM_MULTIPLICATIONS
+
+
+_winograd_allowed: ContextVar[bool] = ContextVar("winograd_allowed", default=False)
+
+
+@contextmanager
+def allow_winograd() -> Iterator[None]:
+    """Allow Winograd's algorithm within a ``with`` block, in this thread or task: ``ops.winograd``."""
+    token = _winograd_allowed.set(True)
+    try:
+        yield
+    finally:
+        _winograd_allowed.reset(token)
+
+
+def with_winograd(shapes: ConvShapes) -> ConvShapes:
+    """Return the shapes, marked where Winograd's algorithm is allowed at this moment.
+
+    The mark travels with the record, so that the gradients are computed with the same algorithm wherever they are computed.
+    """
+    return shapes._replace(allow_winograd=True) if _winograd_allowed.get() else shapes
+
+
+# CuPy -----------------------------------------------------------------------------------------------------------------
+
+
+def _settings(shapes: ConvShapes) -> dict[str, Any]:
+    """Return the settings that the kernels take."""
+    return {name: getattr(shapes, name) for name in ("stride", "padding", "dilation", "groups")}
+
+
+def _uncropped(g: Any, shapes: ConvShapes) -> Any:
+    """Return a cotangent with zeros where the result was cropped."""
+    whole = conv_shapes(shapes.x, shapes.w, **_settings(shapes)).y
+    if g.shape == whole:
+        return g
+    padded = xp_of(g).zeros(whole, dtype=g.dtype)
+    padded[:, :, : g.shape[2], : g.shape[3]] = g
+    return padded

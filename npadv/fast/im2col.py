@@ -15,7 +15,8 @@ import numpy as np
 
 from npadv.backend import sliding_windows
 from npadv.fast import parallel
-from npadv.fast.layout import Problem, apart, empty_pixels, images, pixels
+from npadv.fast.layout import avoid_aliasing, empty_hwnc, to_hwnc, to_nchw
+from npadv.shapes import ConvShapes
 
 CACHED = 1 << 17  # elements of the matrix of columns that is made at a time
 BLOCKS = 8  # of rows, at least, where there are so many: to share out
@@ -32,36 +33,36 @@ COLOURS = 3  # images of so few channels are a data set's, in C order, and what 
 _scratch = parallel.Scratch()
 
 
-def forward(x: Any, w: Any, problem: Problem) -> Any:
+def forward(x: Any, w: Any, shapes: ConvShapes) -> Any:
     """Return what ``conv.conv2d_forward`` returns."""
-    windows = _windows(_padded(x, problem), problem)
-    filters = _filters(w, problem)
-    y = empty_pixels(problem.y, np.result_type(x, w))
-    blocks = _blocks(problem)
+    windows = _windows(_padded(x, shapes), shapes)
+    filters = _filters(w, shapes)
+    y = empty_hwnc(shapes.y, np.result_type(x, w))
+    blocks = _blocks(shapes)
 
     def part(i: int) -> None:
-        columns = _columns(windows, blocks[i], problem)
-        for group, out in enumerate(_groups(y, blocks[i], problem)):
+        columns = _columns(windows, blocks[i], shapes)
+        for group, out in enumerate(_groups(y, blocks[i], shapes)):
             pieces = _pieces(len(out), filters[group].size)
             np.matmul(_stacked(columns[group].T, pieces), filters[group], out=_stacked(out, pieces))
 
     parallel.run(part, len(blocks))
-    return images(y)
+    return to_nchw(y)
 
 
-def weight_grad(x: Any, g: Any, problem: Problem) -> Any:
+def weight_grad(x: Any, g: Any, shapes: ConvShapes) -> Any:
     """Return what ``conv.conv2d_weight_grad`` returns."""
-    windows = _windows(_padded(x, problem), problem)
-    g = pixels(g)
-    blocks = _blocks(problem)
-    (k, c, kh, kw), groups = problem.w, problem.geometry.groups
+    windows = _windows(_padded(x, shapes), shapes)
+    g = to_hwnc(g)
+    blocks = _blocks(shapes)
+    (k, c, kh, kw), groups = shapes.w, shapes.groups
     shares = _shares(len(blocks))
     sums = np.zeros((len(shares), groups, kh * kw * c, k // groups), dtype=np.result_type(x, g))
 
     def part(i: int) -> None:
         for block in blocks[shares[i]]:
-            columns = _columns(windows, block, problem)
-            for group, cotangent in enumerate(_groups(g, block, problem)):
+            columns = _columns(windows, block, shapes)
+            for group, cotangent in enumerate(_groups(g, block, shapes)):
                 pieces = _pieces(len(cotangent), sums[i, group].size)
                 turned = _stacked(columns[group].T, pieces).swapaxes(1, 2)
                 sums[i, group] += np.matmul(turned, _stacked(cotangent, pieces)).sum(axis=0)
@@ -70,12 +71,12 @@ def weight_grad(x: Any, g: Any, problem: Problem) -> Any:
     return sums.sum(axis=0).reshape(groups, kh, kw, c, k // groups).transpose(0, 4, 3, 1, 2).reshape(k, c, kh, kw)
 
 
-def input_grad(g: Any, w: Any, problem: Problem) -> Any:
+def input_grad(g: Any, w: Any, shapes: ConvShapes) -> Any:
     """Return what ``conv.conv2d_input_grad`` returns."""
-    filters, g, dtype = _filters(w, problem), pixels(g), np.result_type(g, w)
-    (n, channels, h, width), (_, c, kh, kw) = problem.x, problem.w
-    (sh, sw), (ph, pw), (dh, dw), groups, *_ = problem.geometry
-    blocks = _blocks(problem)
+    filters, g, dtype = _filters(w, shapes), to_hwnc(g), np.result_type(g, w)
+    (n, channels, h, width), (_, c, kh, kw) = shapes.x, shapes.w
+    (sh, sw), (ph, pw), (dh, dw), groups = shapes.stride, shapes.padding, shapes.dilation, shapes.groups
+    blocks = _blocks(shapes)
     shares = _shares(len(blocks))
     strips: list[Any] = [None] * len(shares)
 
@@ -86,7 +87,7 @@ def input_grad(g: Any, w: Any, problem: Problem) -> Any:
         strip = np.zeros((height, width + 2 * pw, n, groups, c), dtype=dtype)
         for block in own:
             shape = (block.bottom - block.top, block.right - block.left)
-            for group, cotangent in enumerate(_groups(g, block, problem)):
+            for group, cotangent in enumerate(_groups(g, block, shapes)):
                 taps = _scratch.array((kh * kw * c, len(cotangent)), dtype)
                 pieces = _pieces(len(cotangent), filters[group].size)
                 turned = _stacked(cotangent, pieces).swapaxes(1, 2)
@@ -109,8 +110,8 @@ def input_grad(g: Any, w: Any, problem: Problem) -> Any:
     dx = np.zeros((h + 2 * ph, width + 2 * pw, n, channels), dtype=dtype)
     for top, strip in strips:
         dx[top : top + len(strip)] += strip
-    dx = images(dx[ph : ph + h, pw : pw + width])
-    return np.ascontiguousarray(dx) if channels <= COLOURS else images(pixels(dx))
+    dx = to_nchw(dx[ph : ph + h, pw : pw + width])
+    return np.ascontiguousarray(dx) if channels <= COLOURS else to_nchw(to_hwnc(dx))
 
 
 class Block(NamedTuple):
@@ -123,11 +124,11 @@ class Block(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _blocks(problem: Problem) -> list[Block]:
+def _blocks(shapes: ConvShapes) -> list[Block]:
     """Return the output in blocks whose columns fit the cache, or at least whose rows are not smaller than needed."""
-    n, _, height, width = problem.y
-    _, c, kh, kw = problem.w
-    fit = max(1, CACHED // (max(1, n) * kh * kw * c * problem.geometry.groups))  # pixels
+    n, _, height, width = shapes.y
+    _, c, kh, kw = shapes.w
+    fit = max(1, CACHED // (max(1, n) * kh * kw * c * shapes.groups))  # pixels
     if fit >= width:
         step = min(fit // width, max(1, height // BLOCKS))
         return [Block(top, min(top + step, height), 0, width) for top in range(0, height, step)]
@@ -155,28 +156,28 @@ def _shares(blocks: int, count: int = 16) -> list[slice]:
     return [slice(blocks * i // count, blocks * (i + 1) // count) for i in range(count)]
 
 
-def _padded(x: Any, problem: Problem) -> Any:
+def _padded(x: Any, shapes: ConvShapes) -> Any:
     """Return pixels with zeros around them."""
-    ph, pw = problem.geometry.padding
+    ph, pw = shapes.padding
     if ph == pw == 0:
-        return pixels(x)
+        return to_hwnc(x)
     n, c, h, w = x.shape
     padded = np.zeros((h + 2 * ph, w + 2 * pw, n, c), dtype=x.dtype)
-    padded[ph : ph + h, pw : pw + w] = apart(x).transpose(2, 3, 0, 1)
+    padded[ph : ph + h, pw : pw + w] = avoid_aliasing(x).transpose(2, 3, 0, 1)
     return padded
 
 
-def _windows(p: Any, problem: Problem) -> Any:
+def _windows(p: Any, shapes: ConvShapes) -> Any:
     """Return a view of pixels as (groups, KH, KW, C/groups, OH, OW, N): what each tap sees of each window."""
-    (sh, sw), _, (dh, dw), groups, *_ = problem.geometry
-    _, c, kh, kw = problem.w
+    (sh, sw), (dh, dw), groups = shapes.stride, shapes.dilation, shapes.groups
+    _, c, kh, kw = shapes.w
     seen = sliding_windows(p, (dh * (kh - 1) + 1, dw * (kw - 1) + 1), axis=(0, 1))
     seen = seen[::sh, ::sw, :, :, ::dh, ::dw]  # (OH, OW, N, channels, KH, KW)
     seen = seen.reshape(*seen.shape[:3], groups, c, kh, kw)  # splitting an axis copies nothing
     return seen.transpose(3, 5, 6, 4, 0, 1, 2)
 
 
-def _columns(windows: Any, block: Block, problem: Problem) -> Any:
+def _columns(windows: Any, block: Block, shapes: ConvShapes) -> Any:
     """Return the windows of a block as columns: (groups, KH * KW * C/groups, pixels * N), in kept memory."""
     seen = windows[..., block.top : block.bottom, block.left : block.right, :]
     columns = _scratch.array(seen.shape, seen.dtype)
@@ -185,15 +186,15 @@ def _columns(windows: Any, block: Block, problem: Problem) -> Any:
     return columns.reshape(groups, kh * kw * c, -1)
 
 
-def _filters(w: Any, problem: Problem) -> Any:
+def _filters(w: Any, shapes: ConvShapes) -> Any:
     """Return filters as one matrix for each group: (groups, KH * KW * C/groups, K/groups)."""
-    (k, c, kh, kw), groups = w.shape, problem.geometry.groups
+    (k, c, kh, kw), groups = w.shape, shapes.groups
     return w.reshape(groups, k // groups, c, kh, kw).transpose(0, 3, 4, 2, 1).reshape(groups, kh * kw * c, k // groups)
 
 
-def _groups(p: Any, block: Block, problem: Problem) -> Iterator[Any]:
+def _groups(p: Any, block: Block, shapes: ConvShapes) -> Iterator[Any]:
     """Yield, for each group, the rows (pixels * N, K/groups) of a block of the output."""
     matrix = p[block.top : block.bottom, block.left : block.right].reshape(-1, p.shape[3])  # a view: see Block
-    size = p.shape[3] // problem.geometry.groups
-    for group in range(problem.geometry.groups):
+    size = p.shape[3] // shapes.groups
+    for group in range(shapes.groups):
         yield matrix[:, group * size : (group + 1) * size]

@@ -1,13 +1,14 @@
-"""Where arrays lie: memory that is freed is kept for the next one, and what is read again and again begins at a cache line.
+"""Memory: freed memory is kept for the next array, and weights begin at a cache line.
 
-A training step makes the same large arrays as the one before. The C library's allocator gives each of them back to the
-system when it is freed, and the system hands out the next one page by page, cleared, at the first touch of every 4 KiB: for
-arrays of megabytes that costs as much as computing what is in them. Two settings of glibc's ``mallopt`` change its mind,
-and then all arrays of all operations, yours included, live in memory that the step before has used: after the first, a step
-takes no new memory from the system. The allocator is safe under threads and re-entry, as it always was.
+A training step makes the same large arrays as the step before. The C library returns each of them to the system when it is
+freed, and the system hands out the next one page by page, cleared at the first access to every 4 KiB. For arrays of
+megabytes that costs as much as computing their values. Two settings of glibc's ``mallopt`` keep freed memory in the process
+instead. All arrays, a user's own included, then live in memory that the step before has used, and after the first step no
+new memory is taken from the system. The allocator stays safe under threads and re-entry.
 
-The process keeps at most what it once needed. ``import npadv`` does this where there is glibc, unless the environment has
-an opinion: any ``MALLOC_...`` setting of yours stands, and ``NPADV_MALLOC=system`` says to leave everything as it is.
+The process keeps at most the memory that it once needed. ``import npadv`` makes these settings where there is glibc, unless
+an environment variable says otherwise: any ``MALLOC_...`` setting is respected, ``NPADV_MALLOC=system`` leaves everything as
+it is, and so does ``NPADV_FAST=off``.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from typing import Any
 
 import numpy as np
 
+from npadv.fast import ENABLED
+
 KEPT = 1 << 30
-"""Bytes: larger arrays, and what lies free beyond this, still go back to the system."""
+"""Bytes: larger arrays, and free memory beyond this, still go back to the system."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
 
 def keep_freed() -> bool:
     """Ask the C library to keep freed memory; return whether it will."""
-    asked = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if asked or os.environ.get("NPADV_MALLOC") == "system":
+    user_setting = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if not ENABLED or user_setting or os.environ.get("NPADV_MALLOC") == "system":
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -37,22 +40,22 @@ def keep_freed() -> bool:
     return bool(mallopt(_MMAP_THRESHOLD, KEPT)) and bool(mallopt(_TRIM_THRESHOLD, KEPT))
 
 
-LINE = 64
-"""Bytes that a processor's cache takes in at a time, and that its widest instructions read."""
+CACHE_LINE = 64
+"""Bytes that a processor's cache loads at a time, and that its widest instructions read."""
 
 
 def aligned(x: Any) -> Any:
-    """Return a copy of an array that begins at a cache line; of one that is not NumPy's, or lies in no simple order, any copy.
+    """Return a copy of an array that begins at a cache line (of a CuPy or non-contiguous array: a plain copy).
 
-    NumPy's arrays begin at multiples of 16 bytes. The product of one row with a matrix, which takes as long as reading the
-    matrix, takes a tenth longer then, since three of four reads touch two lines.
+    NumPy's arrays begin at multiples of 16 bytes, so three of four reads of 64 bytes touch two cache lines. That makes the
+    product of one row with a matrix, which takes as long as reading the matrix, a tenth slower.
 
-    >>> aligned(np.arange(5.0)).ctypes.data % LINE
+    >>> aligned(np.arange(5.0)).ctypes.data % CACHE_LINE
     0
     """
-    if type(x) is not np.ndarray or not x.flags.c_contiguous:
+    if not ENABLED or type(x) is not np.ndarray or not x.flags.c_contiguous:
         return x.copy()
-    memory = np.empty(x.nbytes + LINE, np.uint8)
-    copy = np.ndarray(x.shape, x.dtype, memory, -memory.ctypes.data % LINE)
+    memory = np.empty(x.nbytes + CACHE_LINE, np.uint8)
+    copy = np.ndarray(x.shape, x.dtype, memory, -memory.ctypes.data % CACHE_LINE)
     copy[...] = x
     return copy

@@ -30,7 +30,8 @@ import numpy as np
 from npadv.backend import sliding_windows
 from npadv.fast import parallel
 from npadv.fast.blas import one_thread
-from npadv.fast.layout import Problem, empty_pixels, images, pixels
+from npadv.fast.layout import empty_hwnc, to_hwnc, to_nchw
+from npadv.shapes import ConvShapes
 
 SIDE = 4  # m: outputs of a tile along an axis
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # and infinity, where a polynomial's value is its last coefficient
@@ -72,10 +73,11 @@ def _values(n: int, k: int) -> Any:
 
 
 @lru_cache(maxsize=256)
-def wins(problem: Problem) -> bool:
-    """Whether this way is possible, and faster than others."""
-    (_, c, height, _), (k, _, kh, kw), (_, _, out, across), (stride, (ph, _), dilation, groups, *_) = problem
-    if (stride, dilation, groups) != ((1, 1), (1, 1), 1) or max(kh, kw) > MOST_TAPS:
+def is_faster(shapes: ConvShapes) -> bool:
+    """Whether this algorithm is possible, and faster than the others."""
+    (_, c, height, _), (k, _, kh, kw), (_, _, out, across) = shapes.x, shapes.w, shapes.y
+    ph = shapes.padding[0]
+    if (shapes.stride, shapes.dilation, shapes.groups) != ((1, 1), (1, 1), 1) or max(kh, kw) > MOST_TAPS:
         return False
     reads = sum(max(0, min(out, height + ph - i) - max(0, ph - i)) for i in range(kh))  # of rows of x, by rows of y
     points = (SIDE + kh - 1) * (SIDE + kw - 1)
@@ -83,44 +85,44 @@ def wins(problem: Problem) -> bool:
     return points * c * k <= FILTERS and here < WORTH * reads * across * kw * c * k
 
 
-def forward(x: Any, w: Any, problem: Problem) -> Any:
+def forward(x: Any, w: Any, shapes: ConvShapes) -> Any:
     """Return what ``conv.conv2d_forward`` returns."""
     dtype = np.result_type(x, w)
-    x, tiling = pixels(x.astype(dtype, copy=False)), _Tiling(problem, dtype)
+    x, tiling = to_hwnc(x.astype(dtype, copy=False)), _Tiling(shapes, dtype)
     filters = tiling.filters(w)
-    y = empty_pixels(problem.y, dtype)
+    y = empty_hwnc(shapes.y, dtype)
 
     def part(i: int) -> None:
-        some = tiling.images(i)
+        some = tiling.to_nchw(i)
         products = _multiplied(tiling.spectra(x[:, :, some]), filters, _second)
         tiling.put(products, y[:, :, some])
 
     parallel.run(part, tiling.parts)
-    return images(y)
+    return to_nchw(y)
 
 
-def input_grad(g: Any, w: Any, problem: Problem) -> Any:
+def input_grad(g: Any, w: Any, shapes: ConvShapes) -> Any:
     """Return what ``conv.conv2d_input_grad`` returns."""
     dtype = np.result_type(g, w)
-    g, tiling = pixels(g.astype(dtype, copy=False)), _Tiling(problem, dtype)
+    g, tiling = to_hwnc(g.astype(dtype, copy=False)), _Tiling(shapes, dtype)
     filters = tiling.filters(w).swapaxes(2, 3)
-    dx = empty_pixels(problem.x, dtype)
+    dx = empty_hwnc(shapes.x, dtype)
 
     def part(i: int) -> None:
-        some = tiling.images(i)
+        some = tiling.to_nchw(i)
         products = _multiplied(tiling.cotangent_spectra(g[:, :, some], _first), filters, _second)
         tiling.add(products, dx[:, :, some])
 
     parallel.run(part, tiling.parts)
-    return images(dx)
+    return to_nchw(dx)
 
 
-def weight_grad(x: Any, g: Any, problem: Problem) -> Any:
+def weight_grad(x: Any, g: Any, shapes: ConvShapes) -> Any:
     """Return what ``conv.conv2d_weight_grad`` returns."""
     dtype = np.result_type(x, g)
-    x, g = (pixels(a.astype(dtype, copy=False)) for a in (x, g))
-    tiling = _Tiling(problem, dtype)
-    (k, c, _, _), (rows, columns) = problem.w, tiling.axes
+    x, g = (to_hwnc(a.astype(dtype, copy=False)) for a in (x, g))
+    tiling = _Tiling(shapes, dtype)
+    (k, c, _, _), (rows, columns) = shapes.w, tiling.axes
     points = len(rows.inputs), len(columns.inputs)
     shares = min(tiling.parts, max(4, min(16, FILTERS // (points[0] * points[1] * c * k))))  # on every machine the same
     sums = np.empty((shares, *points, c, k), dtype)
@@ -128,7 +130,7 @@ def weight_grad(x: Any, g: Any, problem: Problem) -> Any:
     def share(i: int) -> None:
         first, last = tiling.parts * i // shares, tiling.parts * (i + 1) // shares
         for part in range(first, last):
-            some = tiling.images(part)
+            some = tiling.to_nchw(part)
             spectra = tiling.spectra(x[:, :, some]).swapaxes(2, 3)
             cotangents = tiling.cotangent_spectra(g[:, :, some], _second)
             if part == first:
@@ -139,7 +141,7 @@ def weight_grad(x: Any, g: Any, problem: Problem) -> Any:
     parallel.run(share, shares)
     with one_thread():
         dw = _along_both(rows.filters.T, columns.filters.T, sums.sum(axis=0).reshape(*points, c * k))
-    return dw.reshape(*problem.w[2:], c, k).transpose(3, 2, 0, 1)
+    return dw.reshape(*shapes.w[2:], c, k).transpose(3, 2, 0, 1)
 
 
 def _multiplied(spectra: Any, filters: Any, scratch: parallel.Scratch) -> Any:
@@ -159,18 +161,18 @@ def _along_both(rows: Any, columns: Any, a: Any, out: Any = None) -> Any:
 
 
 class _Tiling:
-    """How a problem's images are divided: into parts of some images each, and each image into tiles."""
+    """How a shapes's images are divided: into parts of some images each, and each image into tiles."""
 
-    def __init__(self, problem: Problem, dtype: Any) -> None:
-        (self.n, c, *_), (k, _, kh, kw), (_, _, height, width), geometry = problem
+    def __init__(self, shapes: ConvShapes, dtype: Any) -> None:
+        (self.n, c, *_), (k, _, kh, kw), (_, _, height, width) = shapes.x, shapes.w, shapes.y
         self.axes = transform(kh, dtype), transform(kw, dtype)
         self.size = SIDE + kh - 1, SIDE + kw - 1  # of a tile of the input
         self.counts = -(-height // SIDE), -(-width // SIDE)  # of tiles that cover the output
-        self.padding = geometry.padding
+        self.padding = shapes.padding
         each = self.size[0] * self.size[1] * self.counts[0] * self.counts[1] * (c + k)
         self.parts = max(1, min(self.n, 2 * max(1, round(self.n * each / (2 * ELEMENTS)))))
 
-    def images(self, i: int) -> slice:
+    def to_nchw(self, i: int) -> slice:
         """Return the images of a part."""
         return slice(self.n * i // self.parts, self.n * (i + 1) // self.parts)
 

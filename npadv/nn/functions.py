@@ -9,8 +9,7 @@ import numpy as np
 from npadv import ops
 from npadv.functional import leaky_relu
 from npadv.nn.module import Module
-from npadv.ops.conv import Pair
-from npadv.ops.pool import windows
+from npadv.shapes import Pair, pool_shapes
 
 
 class ReLU(Module):
@@ -97,9 +96,9 @@ class MaxPool2D(Module):
 
     def unread(self, height: int, width: int) -> Pair:
         """Return how many rows and columns, at the lower and right edge of images, no window covers."""
-        where = windows((1, 1, height, width), self.size, self.stride, self.padding, self.ceil_mode)
+        pool = pool_shapes((1, 1, height, width), self.size, self.stride, self.padding, self.ceil_mode)
         reach = [
-            (n - 1) * s + k - p for n, s, k, p in zip(where.out, where.stride, where.size, where.padding, strict=True)
+            (n - 1) * s + k - p for n, s, k, p in zip(pool.y[2:], pool.stride, pool.size, pool.padding, strict=True)
         ]
         return max(0, height - reach[0]), max(0, width - reach[1])
 

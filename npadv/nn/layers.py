@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from npadv import ops
+from npadv.fast.conv import with_winograd
 from npadv.functional import maxout
 from npadv.nn.initializers import Initializer, he_normal
 from npadv.nn.module import Module
 from npadv.nn.parameter import MaxNorm, Parameter
-from npadv.ops.conv import Pair, conv_geometry, output_shape, pair
+from npadv.ops.conv import conv2d_forward
+from npadv.shapes import Pair, conv_shapes, pair
 
 
 class Dense(Module):
@@ -107,20 +109,16 @@ class Conv2D(Module):
 
     def correlate(self, x: Any, crop: int | Pair = 0) -> Any:
         """Return x * W, without the rows and columns at its lower and right edge that nobody will look at."""
-        return ops.conv2d(
-            x,
-            self.weight,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            groups=self.groups,
-            crop=crop,
+        return conv2d_forward(
+            x, self.weight, shapes=with_winograd(self._shapes(x).cropped(*pair(crop, "crop", least=0)))
         )
+
+    def _shapes(self, x: Any) -> Any:
+        return conv_shapes(x.shape, self.weight.shape, self.stride, self.padding, self.dilation, self.groups)
 
     def reach(self, x: Any) -> Pair:
         """Return the height and width of x * W."""
-        geometry = conv_geometry(self.stride, self.padding, self.dilation, self.groups)
-        _, _, height, width = output_shape(x.shape, self.weight.shape, geometry)
+        _, _, height, width = self._shapes(x).y
         return height, width
 
     def shift(self, y: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Operations that move elements about: each is linear, so its gradient rule is its adjoint, and adjoints come in pairs.
+"""Operations that move elements: each is linear, so its gradient rule is its adjoint, and adjoints come in pairs.
 
 ====================  =======================
 operation             its adjoint
@@ -21,6 +21,8 @@ import numpy as np
 
 from npadv.autodiff import defvjp, primitive, value_of
 from npadv.backend import add_at, xp_of
+from npadv.fast import faster
+from npadv.fast import shape as fast
 
 # Axes -----------------------------------------------------------------------------------------------------------------
 
@@ -37,22 +39,13 @@ def transpose(x: Any, *, axes: tuple[int, ...] | None = None) -> Any:
     return x.transpose(axes)
 
 
-@primitive
-def arrange(x: Any, *, axes: tuple[int, ...]) -> Any:
-    """Return x as it is, laid out in memory by the given order of its axes, the last one's elements side by side."""
-    return x.transpose(axes).copy().transpose(_inverse(axes))
+@faster(fast.reshape_back)
+def reshape_back(g: Any, x: Any) -> Any:
+    """Return the cotangent of a reshaped x in x's shape."""
+    return reshape(g, shape=x.shape)
 
 
-def _reshape_back(g: Any, y: Any, x: Any, shape: tuple[int, ...]) -> Any:
-    """Return g in x's shape, and in x's order of memory: what follows, on the way back, combines it with x."""
-    g, x = reshape(g, shape=x.shape), value_of(x)
-    if x.flags.c_contiguous:
-        return g
-    return arrange(g, axes=tuple(sorted(range(x.ndim), key=lambda axis: -x.strides[axis])))
-
-
-defvjp(reshape, _reshape_back)
-defvjp(arrange, lambda g, y, x, axes: arrange(g, axes=axes))
+defvjp(reshape, lambda g, y, x, shape: reshape_back(g, x))
 defvjp(transpose, lambda g, y, x, axes=None: transpose(g, axes=None if axes is None else _inverse(axes)))
 
 

@@ -1,0 +1,135 @@
+"""The gradient: the chain rule, applied to the records between two tensors in reverse order of creation.
+
+Each record hands its cotangent g = d(loss)/dy on to its arguments, rule by rule; an argument that is used twice receives the
+sum. A record is visited after all records that use it, since these were created later: so no recursion and no topological
+sort is needed, only the numbers of the tape's clock.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+from npadv.autodiff.checks import check_targets, check_unchanged, checked_cotangent, unused_gradient
+from npadv.autodiff.primitive import recording
+from npadv.autodiff.tensor import Tensor
+from npadv.backend import Array, xp_of
+
+
+def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = False, unused: str = "raise") -> Any:
+    """Return the gradient of ``y``, weighted by ``cotangent``, with respect to ``wrt``.
+
+    Parameters
+    ----------
+    y : Tensor
+        What to differentiate. With more than one element it needs a ``cotangent``.
+    wrt : Tensor or sequence of Tensor
+        What to differentiate by. Only the records between these and ``y`` are visited, so the gradient of an input
+        costs nothing for the parameters.
+    cotangent : array or Tensor of ``y``'s shape, optional
+        The vector of the vector-Jacobian product; 1 by default.
+    create_graph : bool
+        Return Tensors that can be differentiated again, instead of plain arrays.
+    unused : {"raise", "zeros"}
+        What to do when ``y`` does not depend on one of ``wrt``.
+
+    Returns
+    -------
+    array (Tensor if ``create_graph``), or a list of them where ``wrt`` is a sequence
+        Each in the shape and dtype of its ``wrt``.
+
+    Raises
+    ------
+    ValueError
+        ``y`` or one of ``wrt`` was not recorded, or ``y`` does not depend on it.
+    RuntimeError
+        A tensor was changed in place after it was recorded.
+
+    Examples
+    --------
+    >>> import npadv
+    >>> x = npadv.Tensor(3.0, requires_grad=True)
+    >>> first = npadv.grad(x * x * x, x, create_graph=True)
+    >>> float(first.data), float(npadv.grad(first, x))
+    (27.0, 18.0)
+    """
+    targets = [wrt] if isinstance(wrt, Tensor) else list(wrt)
+    check_targets(y, targets, unused)
+    g = checked_cotangent(y, cotangent)
+    with recording(create_graph):  # even inside no_record(): otherwise a second derivative would silently be 0
+        cotangents = _backward_pass(y, g, targets, create_graph)
+        gradients = [_finished(cotangents.get(w), w, k, create_graph, unused) for k, w in enumerate(targets)]
+    return gradients[0] if isinstance(wrt, Tensor) else gradients
+
+
+def _backward_pass(y: Tensor, g: Any, targets: list[Tensor], create_graph: bool) -> dict[Tensor, Any]:
+    """Return the cotangents d(loss)/d(tensor) that reach the targets: the chain rule."""
+    path, on_path = _path_between(targets, y)
+    kept = set(targets)
+    cotangents = {y: Tensor(g) if create_graph and not isinstance(g, Tensor) else g}
+    for node in reversed(path):
+        g = cotangents[node] if node in kept else cotangents.pop(node)
+        rules, kwargs = node._operation.rules, node._kwargs  # type: ignore[union-attr]
+        inputs, output = (node._args, node) if create_graph else (node._values, node.data)
+        for i, a in enumerate(node._args):
+            if isinstance(a, Tensor) and a in on_path:
+                contribution = rules[i](g, output, *inputs, **kwargs)
+                cotangents[a] = cotangents[a] + contribution if a in cotangents else contribution
+        check_unchanged(node)
+    return cotangents
+
+
+def _path_between(targets: list[Tensor], y: Tensor) -> tuple[list[Tensor], set[Tensor]]:
+    """Return the records that lead from a target to ``y``, in order of creation; and the set of these and the targets."""
+    path: list[Tensor] = []
+    on_path = set(targets)
+    if y.requires_grad and targets:
+        for node in ancestors(y, oldest=min(w._order for w in targets)):
+            if node._operation is not None:
+                for a in node._args:
+                    if isinstance(a, Tensor) and a in on_path:
+                        path.append(node)
+                        on_path.add(node)
+                        break
+    return path, on_path
+
+
+def ancestors(y: Tensor, oldest: int = 0) -> list[Tensor]:
+    """Return ``y`` and the recorded tensors it was made from, none older than ``oldest``, in order of creation."""
+    found = {y}
+    stack = [y]
+    while stack:
+        node = stack.pop()
+        if node._operation is not None:
+            for a in node._args:
+                if isinstance(a, Tensor) and a.requires_grad and a._order >= oldest and a not in found:
+                    found.add(a)
+                    stack.append(a)
+    return sorted(found, key=_creation)
+
+
+_creation = attrgetter("_order")
+
+
+def _finished(g: Any, w: Tensor, k: int, create_graph: bool, unused: str) -> Any:
+    """Return a target's cotangent as its gradient: of its dtype, and a Tensor or a plain array as asked for."""
+    if g is None:
+        g = unused_gradient(w, k, unused)
+    if create_graph:
+        g = g if isinstance(g, Tensor) else Tensor(g)
+        return g if g.dtype == w.dtype else g.astype(w.dtype)
+    return as_gradient(g.data if isinstance(g, Tensor) else g, w.data)
+
+
+def as_gradient(g: Array, x: Array) -> Array:
+    """Return a cotangent as an array of x's kind and dtype."""
+    return g if type(g) is type(x) and g.dtype == x.dtype else xp_of(x).asarray(g, dtype=x.dtype)
+
+
+def backward(y: Tensor, cotangent: Any = None) -> None:
+    """Add the gradient of ``y`` to ``leaf.grad`` for every leaf that it was computed from: ``Tensor.backward``."""
+    leaves = [node for node in ancestors(y) if node.is_leaf and node.requires_grad]
+    if not leaves:
+        raise ValueError("backward: nothing was recorded; no tensor in this computation has requires_grad=True")
+    for leaf, g in zip(leaves, grad(y, leaves, cotangent), strict=True):
+        leaf.grad = g if leaf.grad is None else leaf.grad + g
