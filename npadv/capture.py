@@ -1,20 +1,22 @@
 """A whole training step as a CUDA graph: recorded once, then replayed by a single launch.
 
-A step of a small network is a hundred kernels of a few microseconds each, and Python takes longer to launch one than the GPU
-to run it. While a stream *captures*, launches are not done but written down, and the list, a graph, is later run as often as
-one likes at the price of one launch. It repeats every launch to the letter: the same kernels on the same memory, and every
-number that Python passed as an argument as it was then. So
+A step of a small network is a hundred kernels of a few microseconds each, and Python takes longer to launch a kernel than the
+GPU takes to run it. While a stream *captures*, launches are not run but recorded in a graph. The graph is then run as often
+as needed for the price of one launch. It repeats every launch exactly: the same kernels on the same memory, with the same
+numbers as arguments. Therefore
 
-- a batch is copied into arrays that stay where they are, and each shape of batch has a graph of its own;
-- what changes from step to step lies in the device's memory: random state, step size, momentum (:func:`device_scalars`);
-- what the host does besides, such as counting updates, it does again at each replay (:func:`on_replay`);
-- what Python decided from a setting holds as long as the setting does (:func:`guard`), else the step is recorded anew;
-- nothing may look at a value, for there is none yet; a check of labels waits for the batch to come (:func:`defer_check`);
-- the memory of a graph's intermediate results is a pool of its own, from which nobody else is given any.
+- each batch is copied into arrays that stay in place, and each shape of batch has a graph of its own;
+- numbers that change from step to step lie in the device's memory: random state, step size, momentum (:func:`device_scalars`);
+- the host's part of a step, such as counting updates, is repeated at each replay (:func:`on_replay`);
+- settings that Python read while recording are compared before each replay, and a change of one has the step recorded anew
+  (:func:`guard`);
+- values cannot be read while recording, because they are not computed yet, so checks of labels are made on the host's batch,
+  before each replay (:func:`defer_check`);
+- the graph's intermediate results lie in a private memory pool.
 
-Everything else that Python computes in a step is what it was in the step that was recorded.
+Everything else that Python computes in a step stays as it was in the recorded step.
 
-``CapturedStep`` is what ``fit(..., capture=True)`` repeats. The functions are for what takes part in a step: optimizers,
+``fit(..., capture=True)`` repeats a ``CapturedStep``. The functions at the end are called by the parts of a step: optimizers,
 losses, random states. Outside of a captured step they do nothing.
 """
 
@@ -30,7 +32,7 @@ import numpy as np
 from npadv.backend import Array, is_array, like, xp_of
 
 WARM_UP = 1
-"""Steps of each shape that run as they come, before one is recorded: kernels are compiled, the memory pool fills."""
+"""Steps of each shape that run without being recorded, so that kernels are compiled and the memory pool is filled."""
 
 Step = Callable[..., Array]
 
@@ -38,9 +40,9 @@ Step = Callable[..., Array]
 class CapturedStep:
     """A step that is recorded and replayed.
 
-    The first batch of a shape runs as it comes, the second is recorded, and from then on the record is replayed; the
-    results are the same to the bit. All work is queued on a stream of its own, which waits for the caller's current
-    stream and for which that one then waits; the host waits for neither.
+    The first batch of a shape runs normally, the second is recorded, and from then on the record is replayed; the results are
+    the same to the bit. All work is queued on a private stream, which waits for the caller's current stream, and for which
+    that stream then waits; the host waits for neither.
 
     Parameters
     ----------
@@ -52,9 +54,10 @@ class CapturedStep:
     Raises
     ------
     ValueError
-        The reference is not on a GPU; labels of a later batch are not what the step's own checks expect.
+        The reference is not on a GPU; labels of a later batch fail the step's own checks.
     RuntimeError
-        The step cannot be recorded: it looks at a value, moves data, or calls cuBLAS, say. The message has CuPy's words.
+        The step cannot be recorded, for example because it reads a value, moves data or calls cuBLAS. The message has CuPy's
+        words.
 
     Examples
     --------
@@ -86,6 +89,7 @@ class CapturedStep:
             return loss.copy()  # the next replay will overwrite it
 
     def _take(self, batch: Sequence[Array]) -> Array:
+        """Run, record or replay the step."""
         key = tuple((a.shape, a.dtype) for a in batch)
         record = self.records.get(key)
         if record is None or record.outdated():
@@ -94,7 +98,7 @@ class CapturedStep:
             record.prepare(batch)
         elif record.steps < WARM_UP:
             record.steps += 1
-            with self.cuda.using_allocator(record.pool.malloc), _taking_part(record):
+            with self.cuda.using_allocator(record.pool.malloc), _current(record):
                 return self._checked(self.step(*(like(a, self.reference) for a in batch)))
         else:
             self._record(record, batch)
@@ -102,29 +106,32 @@ class CapturedStep:
         return record.loss
 
     def _record(self, record: _Record, batch: Sequence[Array]) -> None:
-        with self.cuda.using_allocator(record.pool.malloc), _taking_part(record):
-            record.given, record.batch = batch, [like(a, self.reference).copy() for a in batch]
+        """Run the step's Python code while the stream captures its launches."""
+        with self.cuda.using_allocator(record.pool.malloc), _current(record):
+            record.host_batch, record.batch = batch, [like(a, self.reference).copy() for a in batch]
             self.stream.begin_capture()
             record.recording = True
             try:
                 record.loss = self._checked(self.step(*record.batch))
-                if not record.numbers:
+                if not record.scalars:
                     raise RuntimeError(
-                        "no optimizer of npadv.optim took a step, so nobody keeps its step size up to date"
+                        "no optimizer of npadv.optim took a step, so a replay could not follow its step size"
                     )
                 record.graph = self.stream.end_capture()
             except BaseException as error:
-                with contextlib.suppress(Exception):  # what was wrong is known already; the stream must end its capture
+                with contextlib.suppress(
+                    Exception
+                ):  # the first error is the one to report; the stream must stop capturing
                     self.stream.end_capture()
                 self.records.clear()
-                if error is record.refusal or not isinstance(error, Exception):
+                if error is record.failed_check or not isinstance(error, Exception):
                     raise
                 what = f"{type(error).__name__}: {error}"
                 raise RuntimeError(f"capture: this step cannot be recorded as a CUDA graph: {what}") from error
             finally:
-                record.recording, record.given = False, ()
-        for numbers in record.numbers:
-            numbers.send()
+                record.recording, record.host_batch = False, ()
+        for scalars in record.scalars:
+            scalars.send()
 
     def _checked(self, loss: Any) -> Array:
         if xp_of(loss) is np:
@@ -132,28 +139,28 @@ class CapturedStep:
         return loss
 
 
-# What a replay needs to know ------------------------------------------------------------------------------------------
+# Records --------------------------------------------------------------------------------------------------------------
 
 
 class _Record:
-    """A step of one shape: its graph, the memory that it runs in, and the host's part of it, in order."""
+    """A step for one shape of batch: its graph, its memory, and the host's part of each replay, in order."""
 
     def __init__(self, pool: Any) -> None:
-        self.pool = pool  # lives as long as the graph, and gives memory to nobody else once that is recorded
-        self.steps = 0  # taken before there was a graph
+        self.pool = pool  # lives as long as the graph; once that is recorded, nothing else is allocated from it
+        self.steps = 0  # steps taken before the graph was recorded
         self.recording = False
         self.graph: Any = None
-        self.batch: list[Array] = []
-        self.given: Sequence[Array] = ()  # the batch that is being recorded, as it came
-        self.refusal: Exception | None = None  # what a check has said of it
+        self.batch: list[Array] = []  # the arrays that the graph reads
+        self.host_batch: Sequence[Array] = ()  # the batch that is being recorded, as the caller passed it
+        self.failed_check: Exception | None = None
         self.loss: Any = None
         self.actions: list[Callable[[], object]] = []
-        self.numbers: list[_Numbers] = []
+        self.scalars: list[_DeviceScalars] = []
         self.checks: list[tuple[int, Callable[[Array], object]]] = []
-        self.assumed: list[tuple[Callable[[], Sequence[Any]], list[Any]]] = []
+        self.guards: list[tuple[Callable[[], Sequence[Any]], list[Any]]] = []
 
     def prepare(self, batch: Sequence[Array]) -> None:
-        """Do what comes before a launch: the batch and all that changes go to where the graph will look for them."""
+        """Check a batch and copy it, and all numbers that change, to where the graph reads them."""
         for i, check in self.checks:
             if isinstance(batch[i], np.ndarray):
                 check(batch[i])
@@ -162,26 +169,27 @@ class _Record:
         for action in self.actions:
             action()
 
-    def expect(self, i: int, check: Callable[[Array], object]) -> None:
-        """Check an array of the batch, now and before each replay, where that needs no wait: if it comes from the host."""
+    def add_check(self, i: int, check: Callable[[Array], object]) -> None:
+        """Check the i-th array of a batch, now and before each replay, if it is on the host, where no wait is needed."""
         self.checks.append((i, check))
-        if isinstance(self.given[i], np.ndarray):
+        if isinstance(self.host_batch[i], np.ndarray):
             try:
-                check(self.given[i])
+                check(self.host_batch[i])
             except Exception as error:
-                self.refusal = error
+                self.failed_check = error
                 raise
 
     def outdated(self) -> bool:
-        """Whether a setting has changed, or an array was replaced, that the graph has as it was."""
-        return not all(len(then) == len(now := facts()) and all(map(_same, then, now)) for facts, then in self.assumed)
+        """Tell whether a guarded setting has changed or a guarded array was replaced since the step was recorded."""
+        return not all(len(then) == len(now := facts()) and all(map(_same, then, now)) for facts, then in self.guards)
 
 
 def _same(a: Any, b: Any) -> bool:
+    """Compare numbers by value, arrays by identity."""
     return a is b or not (is_array(a) or is_array(b) or a != b)
 
 
-class _Numbers:
+class _DeviceScalars:
     """Numbers in the device's memory that follow the host's."""
 
     def __init__(self, numbers: Callable[[], Sequence[float]], reference: Array) -> None:
@@ -194,69 +202,69 @@ class _Numbers:
             self.array[...] = like(np.array(self.now, np.float64), self.array)
             self.sent = self.now
 
-    def follow(self) -> None:
+    def update(self) -> None:
         self.now = list(self.numbers())
         self.send()
 
 
-# For those who take part in a step ------------------------------------------------------------------------------------
+# Functions for the parts of a step ------------------------------------------------------------------------------------
 
-_current: ContextVar[_Record | None] = ContextVar("captured step", default=None)
+_current_record: ContextVar[_Record | None] = ContextVar("captured step", default=None)
 
 
 @contextlib.contextmanager
-def _taking_part(record: _Record) -> Iterator[None]:
-    token = _current.set(record)
+def _current(record: _Record) -> Iterator[None]:
+    token = _current_record.set(record)
     try:
         yield
     finally:
-        _current.reset(token)
+        _current_record.reset(token)
 
 
 def active() -> bool:
-    """Tell whether a captured step is running, recorded or not: then all must be done as if it were recorded."""
-    return _current.get() is not None
+    """Tell whether a captured step is running, recorded or not: then all work must be done as if it were recorded."""
+    return _current_record.get() is not None
 
 
 def device_scalars(numbers: Callable[[], Sequence[float]], reference: Array) -> Array:
     """Return numbers as an array of float64 on the device of ``reference``, which kernels read when they run.
 
-    In a recorded step ``numbers`` is called again, and the array filled, before each replay: in the order in which this
-    and :func:`on_replay` were called.
+    If the step is being recorded, ``numbers`` is called again and the array filled before each replay, in the order of the
+    calls of this function and of :func:`on_replay`.
     """
-    record = _current.get()
+    record = _current_record.get()
     if record is None or not record.recording:
         return like(np.array(numbers(), np.float64), reference)
-    kept = _Numbers(numbers, reference)
-    record.numbers.append(kept)
-    record.actions.append(kept.follow)
-    return kept.array
+    scalars = _DeviceScalars(numbers, reference)
+    record.scalars.append(scalars)
+    record.actions.append(scalars.update)
+    return scalars.array
 
 
 def on_replay(action: Callable[[], object]) -> None:
-    """Have the host do something before each replay of the step that is being recorded; now, the caller does it."""
-    record = _current.get()
+    """Call ``action`` before each replay of the step being recorded. While it is recorded, the caller does it itself."""
+    record = _current_record.get()
     if record is not None and record.recording:
         record.actions.append(action)
 
 
 def guard(facts: Callable[[], Sequence[Any]]) -> None:
-    """Have the step recorded anew when ``facts()`` are others than now: numbers by value, arrays by identity."""
-    record = _current.get()
+    """Have the step recorded anew when ``facts()`` differs from now: numbers are compared by value, arrays by identity."""
+    record = _current_record.get()
     if record is not None and record.recording:
-        record.assumed.append((facts, list(facts())))
+        record.guards.append((facts, list(facts())))
 
 
 def defer_check(array: Array, check: Callable[[Array], object]) -> bool:
-    """Tell whether the values of an array cannot be looked at, because the step is being recorded.
+    """Tell whether the values of an array cannot be read because the step is being recorded.
 
-    If the array is one of the step's batch, ``check`` is called with the one on the host that takes its place, now and
-    before each replay.
+    If the array belongs to the step's batch, ``check`` is then called with the host's array in its place, now and before
+    each replay.
     """
-    record = _current.get()
+    record = _current_record.get()
     if record is None or not record.recording or not is_array(array) or xp_of(array) is np:
         return False
     for i, own in enumerate(record.batch):
         if own.shape == array.shape and own.dtype == array.dtype and xp_of(own).may_share_memory(own, array):
-            record.expect(i, check)
+            record.add_check(i, check)
     return True

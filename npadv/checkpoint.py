@@ -1,7 +1,8 @@
-"""Checkpoints of ``fit``: one ``.npz`` file of plain arrays, with the rest as JSON inside it; no pickle.
+"""Checkpoints of ``fit``: everything that the next training step depends on, in one ``.npz`` file of plain arrays.
 
-Names are grouped: ``model/...``, ``optimizer/...``, ``callbacks/0/...``, ``masks/...`` (of captured steps), ``order``
-(of the running epoch) and ``json``.
+These are the weights, the optimizer's memory, the random generator's state, the order of the running epoch and the place in
+it. Names are grouped: ``model/...``, ``optimizer/...``, ``callbacks/0/...``, ``masks/...`` (the random state of captured
+steps), ``order`` and ``json``, which holds everything that is not an array. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from npadv.callbacks import Training
 from npadv.files import load_arrays, save_arrays
 
 FORMAT = 1
@@ -21,11 +24,11 @@ FORMAT = 1
 
 @dataclass
 class Progress:
-    """How far a run has come, and what it must agree with to be continued."""
+    """The place that a run has reached, and the settings that a resumed run must share."""
 
     batch_size: int
     examples: int
-    capture: bool = False  # whether steps are those of npadv.capture, which draw other masks
+    capture: bool = False  # captured steps draw other masks, so a run is captured from the start or not at all
     epoch: int = 0  # whole epochs finished
     batch: int = 0  # batches of the running epoch finished
     total: float = 0.0  # the sum of the running epoch's losses
@@ -33,86 +36,114 @@ class Progress:
     order: np.ndarray | None = None  # of the running epoch; None between epochs
 
 
-def save_checkpoint(
-    path: str | os.PathLike[str],
-    place: Progress,
-    training: Any,
-    callbacks: Sequence[Any],
-    rng: np.random.Generator,
-    masks: Any = None,
-) -> None:
-    """Write everything the next step depends on, atomically; ``masks`` is the random state of captured steps."""
-    arrays = {"order": np.zeros(0, np.int64) if place.order is None else place.order}
-    for prefix, part in _parts(training, callbacks, masks).items():
-        arrays.update(_group(prefix, part.state()))
-    facts = {
-        "format": FORMAT,
-        "progress": {k: v for k, v in asdict(place).items() if k != "order"},
-        "between_epochs": place.order is None,
-        "history": training.history,
-        "stop": training.stop,
-        "generator": _plain(rng.bit_generator.state),
-    }
-    save_arrays(path, {**arrays, "json": np.array(json.dumps(facts))})
+class Checkpoint:
+    """The file of a run: written after each epoch, read when the run is resumed. Without a path it does nothing.
 
-
-def load_checkpoint(
-    path: str | os.PathLike[str],
-    expected: Progress,
-    training: Any,
-    callbacks: Sequence[Any],
-    rng: np.random.Generator,
-    masks: Any = None,
-) -> Progress:
-    """Restore a run in place and return its progress.
-
-    Raises
-    ------
-    ValueError
-        The file is no checkpoint, or one of another model, optimizer, generator, data set or batch size.
+    Parameters
+    ----------
+    path : path or None
+        The file.
+    training : Training
+        Holds the model and the optimizer, which are restored in place, and the history.
+    callbacks : sequence
+        Those with a ``state`` are saved.
+    rng : numpy.random.Generator
+        Restored in place.
+    masks : DeviceRandom, optional
+        The random state of captured steps.
     """
-    name = os.fspath(path)
-    arrays = load_arrays(path)
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        training: Training,
+        callbacks: Sequence[Any],
+        rng: np.random.Generator,
+        masks: Any = None,
+    ) -> None:
+        self.path, self.training, self.rng = path, training, rng
+        self.parts = {"model": training.model, "optimizer": training.optimizer}
+        self.parts |= {f"callbacks/{i}": callback for i, callback in enumerate(callbacks) if hasattr(callback, "state")}
+        if masks is not None:
+            self.parts["masks"] = masks
+
+    def begin(self, new: Progress, *, resume: bool) -> Progress:
+        """Return the progress of the run in the file, restored, or that of a new run if there is no file.
+
+        Raises
+        ------
+        FileExistsError
+            There is a file, and ``resume`` is false.
+        ValueError
+            The file is not a checkpoint, or it belongs to another model, optimizer, generator, data set or batch size.
+            Nothing has changed then.
+        """
+        if self.path is None or not Path(self.path).exists():
+            return new
+        if not resume:
+            raise FileExistsError(
+                f"{os.fspath(self.path)}: exists; pass resume=True to continue that run, or remove it"
+            )
+        return self._load(os.fspath(self.path), new)
+
+    def write(self, run: Progress) -> None:
+        """Write everything that the next step depends on, atomically."""
+        if self.path is None:
+            return
+        arrays = {"order": np.zeros(0, np.int64) if run.order is None else run.order}
+        for prefix, part in self.parts.items():
+            arrays.update(_group(prefix, part.state()))
+        facts = {
+            "format": FORMAT,
+            "progress": {k: v for k, v in asdict(run).items() if k != "order"},
+            "between_epochs": run.order is None,
+            "history": self.training.history,
+            "stop": self.training.stop,
+            "generator": _to_json(self.rng.bit_generator.state),
+        }
+        save_arrays(self.path, {**arrays, "json": np.array(json.dumps(facts))})
+
+    def _load(self, name: str, expected: Progress) -> Progress:
+        """Check the file, then restore the run in place."""
+        arrays = load_arrays(name)
+        facts = _facts(name, arrays)
+        run = Progress(**facts["progress"])
+        self._check(name, facts, run, expected)
+        before = {prefix: part.state() for prefix, part in self.parts.items()}
+        try:
+            for prefix, part in self.parts.items():
+                part.load_state(_members(prefix, arrays))
+        except ValueError as error:  # all or nothing
+            for prefix, part in self.parts.items():
+                part.load_state(before[prefix])
+            raise ValueError(f"{name}: {error}") from error
+        self.rng.bit_generator.state = _from_json(facts["generator"])
+        self.training.history[:] = facts["history"]
+        self.training.stop = facts["stop"]
+        run.order = None if facts["between_epochs"] else arrays["order"]
+        return run
+
+    def _check(self, name: str, facts: Mapping[str, Any], run: Progress, expected: Progress) -> None:
+        """Raise a ValueError if the settings in the file are not those of this run."""
+        for setting in ("batch_size", "examples", "capture"):
+            written, here = getattr(run, setting), getattr(expected, setting)
+            if written != here:
+                raise ValueError(f"{name}: was written with {setting}={written}, this run has {here}")
+        written, here = facts["generator"]["bit_generator"], type(self.rng.bit_generator).__name__
+        if written != here:
+            raise ValueError(f"{name}: was written with the generator {written}, this run has {here}")
+
+
+def _facts(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return everything in a checkpoint that is not an array."""
     try:
-        facts = json.loads(str(arrays["json"]))
+        facts: dict[str, Any] = json.loads(str(arrays["json"]))
         written = facts["format"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{name}: expected a checkpoint of npadv, got another .npz file ({error!r})") from error
     if written != FORMAT:
         raise ValueError(f"{name}: expected a checkpoint of format {FORMAT}, got {written}")
-    place = Progress(**facts["progress"])
-    for setting in ("batch_size", "examples", "capture"):
-        if getattr(place, setting) != getattr(expected, setting):
-            raise ValueError(
-                f"{name}: was written with {setting}={getattr(place, setting)}, this run has {getattr(expected, setting)}"
-            )
-    generator = facts["generator"]["bit_generator"]
-    if generator != type(rng.bit_generator).__name__:
-        raise ValueError(
-            f"{name}: was written with the generator {generator}, this run has {type(rng.bit_generator).__name__}"
-        )
-    parts = _parts(training, callbacks, masks)
-    before = {prefix: part.state() for prefix, part in parts.items()}
-    try:
-        for prefix, part in parts.items():
-            part.load_state(_members(prefix, arrays))
-    except ValueError as error:  # all or nothing
-        for prefix, part in parts.items():
-            part.load_state(before[prefix])
-        raise ValueError(f"{name}: {error}") from error
-    rng.bit_generator.state = _arrays(facts["generator"])
-    training.history[:] = facts["history"]
-    training.stop = facts["stop"]
-    place.order = None if facts["between_epochs"] else arrays["order"]
-    return place
-
-
-def _parts(training: Any, callbacks: Sequence[Any], masks: Any) -> dict[str, Any]:
-    """Return all that has a state, by the prefix of its names."""
-    memories = {f"callbacks/{i}": callback for i, callback in enumerate(callbacks) if hasattr(callback, "state")}
-    if masks is not None:
-        memories["masks"] = masks
-    return {"model": training.model, "optimizer": training.optimizer, **memories}
+    return facts
 
 
 def _group(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -123,19 +154,19 @@ def _members(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     return {name.removeprefix(prefix + "/"): array for name, array in arrays.items() if name.startswith(prefix + "/")}
 
 
-def _plain(value: Any) -> Any:
-    """Return a generator's state as JSON knows it; some generators keep arrays."""
+def _to_json(value: Any) -> Any:
+    """Return a generator's state in JSON's types; some generators keep arrays."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _to_json(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
         return {"array": value.tolist(), "dtype": str(value.dtype)}
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _arrays(value: Any) -> Any:
-    """Undo ``_plain``."""
+def _from_json(value: Any) -> Any:
+    """Undo ``_to_json``."""
     if not isinstance(value, dict):
         return value
     if value.keys() == {"array", "dtype"}:
         return np.array(value["array"], dtype=value["dtype"])
-    return {key: _arrays(item) for key, item in value.items()}
+    return {key: _from_json(item) for key, item in value.items()}

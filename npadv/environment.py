@@ -1,4 +1,4 @@
-"""What a result depends on beside its seed: versions and the machine, as facts to keep with it."""
+"""Facts to keep with a result: the versions and the machine, on which it depends beside its seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then moved into it in one step."""
+"""Files that are complete or absent: written under a temporary name, then renamed in one step."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import numpy as np
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> Path:
-    """Write `data` (text as UTF-8) to `path`, so that no reader and no crash ever sees half a file.
+    """Write `data` (text as UTF-8) to `path`, so that a crash never leaves half a file.
 
-    The folder is made if it is missing. Whatever goes wrong, what was at `path` stays as it was and nothing is left
-    beside it.
+    A missing folder is made. If writing fails, an older file at `path` stays as it was, and no temporary file is left.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Same folder, so same file system, where a rename is atomic; os.open's own permissions, unlike mkstemp's 0600.
+    # In the same folder, so on the same file system, where a rename is atomic. open() gives the usual permissions, unlike
+    # mkstemp, which gives 0600.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(temporary, "xb") as file:
@@ -39,9 +39,9 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> Path:
 
 
 def user_cache() -> Path:
-    """Return the folder for downloads and compiled kernels, by the platform's custom; it need not exist.
+    """Return the folder for downloads and compiled kernels, as is usual on the platform; it need not exist.
 
-    Not left to pooch, so that what was downloaded once is found where pooch is not installed.
+    pooch has such a function too; this one finds earlier downloads where pooch is not installed.
 
     >>> user_cache().parts[-1]
     'npadv'
@@ -69,7 +69,7 @@ def write_json(path: str | os.PathLike[str], data: Any) -> Path:
 
 
 def to_json(data: Any, name: str, *, indent: int | None = None) -> str:
-    """Return `data` as JSON, by the rules of `write_json`; `name` is what its errors call it.
+    """Return `data` as JSON, by the rules of `write_json`; `name` stands for it in errors.
 
     >>> to_json({"units": np.int64(240)}, "about")
     '{"units": 240}'
@@ -80,7 +80,7 @@ def to_json(data: Any, name: str, *, indent: int | None = None) -> str:
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
     """Write named arrays as an ``.npz`` archive, under exactly this name; Python objects are refused."""
     buffer = io.BytesIO()
-    # Not np.savez: it pickles what is no plain array, and keeps names such as "file" for itself.
+    # Not np.savez: it pickles Python objects, and it cannot take names such as "file".
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

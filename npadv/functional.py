@@ -1,7 +1,8 @@
-"""Losses and the functions around them: compositions of operations, without gradient rules of their own.
+"""Losses, activations and targets: compositions of operations, without gradient rules of their own.
 
-Everything takes Tensors or plain arrays and returns the like. A loss of a batch comes per example (``reduction="none"``),
-summed or averaged; attacks sum, so that an example's gradient does not depend on the company it is in.
+Every function takes Tensors or arrays and returns the same kind. A loss takes a batch and returns one number for each example
+(``reduction="none"``), their sum or their mean. Attacks use the sum, so that an example's gradient does not depend on the
+rest of its batch.
 """
 
 from __future__ import annotations
@@ -15,50 +16,6 @@ from npadv.autodiff import Tensor, value_of
 from npadv.backend import Array, like, shape_of, xp_of
 
 REDUCTIONS = ("none", "sum", "mean")
-
-# Activations ----------------------------------------------------------------------------------------------------------
-
-
-def softmax(x: Any, axis: int = -1) -> Any:
-    """Return exp(x) / sum(exp(x)) along an axis, without overflow.
-
-    >>> softmax(np.array([1000.0, 1000.0]))
-    array([0.5, 0.5])
-    """
-    return ops.softmax(x, axis=axis)
-
-
-def log_softmax(x: Any, axis: int = -1) -> Any:
-    """Return x - log(sum(exp(x))) along an axis: the logarithm of ``softmax``, finite where that underflows."""
-    x = x - value_of(x).max(axis=axis, keepdims=True)  # of large numbers, x - logsumexp(x) would keep few digits
-    return x - ops.logsumexp(x, axis=axis, keepdims=True)
-
-
-def leaky_relu(x: Any, slope: float = 0.01) -> Any:
-    """Return x where x > 0, else slope * x."""
-    return ops.where(value_of(x) > 0, x, slope * x)
-
-
-def maxout(x: Any, pieces: int, axis: int = 1) -> Any:
-    """Return the maximum over groups of ``pieces`` along an axis (Goodfellow et al. 2013).
-
-    The pieces of a unit lie a stride apart, not side by side: unit u takes the maximum over u, u + units, u + 2 units, ...
-    Each piece of all units is then one contiguous run of memory, and the maximum runs over whole runs.
-
-    x (N, pieces * units, ...) gives (N, units, ...).
-
-    >>> maxout(np.array([[1.0, 5.0, 3.0, 2.0]]), pieces=2)
-    array([[3., 5.]])
-    """
-    axis %= x.ndim
-    if pieces < 1 or x.shape[axis] % pieces:
-        raise ValueError(
-            f"maxout(pieces): expected a divisor of the {x.shape[axis]} features on axis {axis}, got {pieces}"
-        )
-    units = x.shape[axis] // pieces
-    split = ops.reshape(x, shape=(*x.shape[:axis], pieces, units, *x.shape[axis + 1 :]))
-    return ops.max(split, axis=axis)
-
 
 # Losses ---------------------------------------------------------------------------------------------------------------
 
@@ -84,8 +41,8 @@ def cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> Any:
     >>> round(float(cross_entropy(np.zeros((2, 4)), np.array([0, 3]))), 4)  # log 4
     1.3863
     """
-    _require_rank(logits, 2, "cross_entropy(logits)", "(N, K)")
-    targets = like(value_of(targets), value_of(logits)) if not isinstance(targets, Tensor) else targets
+    _check_rank(logits, 2, "cross_entropy(logits)", "(N, K)")
+    targets = targets if isinstance(targets, Tensor) else like(targets, value_of(logits))
     if targets.ndim == 2:
         check_soft_targets(targets, logits.shape)
         weights = targets if isinstance(targets, Tensor) else targets.astype(logits.dtype, copy=False)
@@ -101,23 +58,23 @@ def kl_divergence(p_logits: Any, q_logits: Any, reduction: str = "mean") -> Any:
     >>> float(kl_divergence(np.array([[0.0, 1.0]]), np.array([[0.0, 1.0]])))
     0.0
     """
-    _require_rank(p_logits, 2, "kl_divergence(p_logits)", "(N, K)")
-    _require_shape(q_logits, p_logits.shape, "kl_divergence(q_logits)")
-    log_p = log_softmax(p_logits)
-    return reduce(ops.sum(ops.exp(log_p) * (log_p - log_softmax(q_logits)), axis=1), reduction)
+    _check_rank(p_logits, 2, "kl_divergence(p_logits)", "(N, K)")
+    _check_shape(q_logits, p_logits.shape, "kl_divergence(q_logits)")
+    log_p, log_q = log_softmax(p_logits), log_softmax(q_logits)
+    return reduce(ops.sum(ops.exp(log_p) * (log_p - log_q), axis=1), reduction)
 
 
 def mean_squared_error(prediction: Any, target: Any, reduction: str = "mean") -> Any:
     """Return the squared error of each example, averaged over its elements: (N, ...) twice gives (N,) before reduction."""
     if prediction.ndim < 1:
         raise ValueError("mean_squared_error(prediction): expected a batch (N, ...), got a scalar")
-    _require_shape(target, prediction.shape, "mean_squared_error(target)")
+    _check_shape(target, prediction.shape, "mean_squared_error(target)")
     errors = ops.square(prediction - target)
     return reduce(ops.mean(errors, axis=tuple(range(1, errors.ndim))) if errors.ndim > 1 else errors, reduction)
 
 
 def binary_cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> Any:
-    """Return the cross-entropy of a sigmoid classifier from its logits: softplus(z) - t z, finite for any z.
+    """Return the cross-entropy of a sigmoid classifier from its logits: softplus(z) - t z, finite for any finite z.
 
     ``targets`` are probabilities in [0, 1]: a number for all, or an array of the logits' shape.
 
@@ -126,17 +83,9 @@ def binary_cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> 
     """
     values = value_of(targets)
     if not isinstance(values, int | float):
-        _require_shape(targets, logits.shape, "binary_cross_entropy(targets)")
+        _check_shape(targets, logits.shape, "binary_cross_entropy(targets)")
     _check_probabilities(values)
     return reduce(ops.softplus(logits) - targets * logits, reduction)
-
-
-def _check_probabilities(targets: Any) -> None:
-    if capture.defer_check(targets, _check_probabilities):
-        return
-    low, high = _range(targets)
-    if not 0 <= low <= high <= 1:
-        raise ValueError(f"binary_cross_entropy(targets): expected probabilities in [0, 1], got from {low} to {high}")
 
 
 def reduce(losses: Any, reduction: str) -> Any:
@@ -147,12 +96,47 @@ def reduce(losses: Any, reduction: str) -> Any:
     return ops.sum(losses) if reduction == "sum" else ops.mean(losses)
 
 
-def check_reduction(reduction: str, size: int) -> None:
-    """Raise a ValueError unless a reduction is known and has something to average."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    if reduction == "mean" and size == 0:
-        raise ValueError("reduction='mean': expected at least one example, got an empty batch")
+# Activations ----------------------------------------------------------------------------------------------------------
+
+
+def softmax(x: Any, axis: int = -1) -> Any:
+    """Return exp(x) / sum(exp(x)) along an axis, without overflow.
+
+    >>> softmax(np.array([1000.0, 1000.0]))
+    array([0.5, 0.5])
+    """
+    return ops.softmax(x, axis=axis)
+
+
+def log_softmax(x: Any, axis: int = -1) -> Any:
+    """Return x - log(sum(exp(x))) along an axis: the logarithm of ``softmax``, finite where ``softmax`` underflows."""
+    x = x - value_of(x).max(axis=axis, keepdims=True)  # of large numbers, x - logsumexp(x) would keep few digits
+    return x - ops.logsumexp(x, axis=axis, keepdims=True)
+
+
+def leaky_relu(x: Any, slope: float = 0.01) -> Any:
+    """Return x where x > 0, else slope * x."""
+    return ops.where(value_of(x) > 0, x, slope * x)
+
+
+def maxout(x: Any, pieces: int, axis: int = 1) -> Any:
+    """Return the maximum over groups of ``pieces`` along an axis (Goodfellow et al. 2013).
+
+    x (N, pieces * units, ...) gives (N, units, ...). The pieces of a unit lie a stride apart, not side by side: unit u is the
+    maximum of u, u + units, u + 2 units, ... One piece of all units is then one contiguous run of memory, and the maximum
+    is taken over whole runs.
+
+    >>> maxout(np.array([[1.0, 5.0, 3.0, 2.0]]), pieces=2)
+    array([[3., 5.]])
+    """
+    axis %= x.ndim
+    if pieces < 1 or x.shape[axis] % pieces:
+        raise ValueError(
+            f"maxout(pieces): expected a divisor of the {x.shape[axis]} features on axis {axis}, got {pieces}"
+        )
+    units = x.shape[axis] // pieces
+    split = ops.reshape(x, shape=(*x.shape[:axis], pieces, units, *x.shape[axis + 1 :]))
+    return ops.max(split, axis=axis)
 
 
 # Targets --------------------------------------------------------------------------------------------------------------
@@ -170,8 +154,14 @@ def one_hot(labels: Any, classes: int, dtype: Any = np.float32) -> Array:
     return (labels[:, None] == xp.arange(classes)).astype(dtype)
 
 
+# Checks ---------------------------------------------------------------------------------------------------------------
+#
+# While a CUDA graph is recorded, the values of an array on the device cannot be read. ``capture.defer_check`` is true then,
+# and the check is made on the host's batch instead, now and before each replay.
+
+
 def check_labels(labels: Any, classes: int, n: int | None = None, name: str = "labels") -> Array:
-    """Return labels as an array (N,) of integers in 0..classes-1, or raise a ValueError that says what came instead."""
+    """Return labels as an array (N,) of integers in 0..classes-1, or raise a ValueError that names what is wrong."""
     labels = value_of(labels)
     labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
     if labels.ndim != 1 or (n is not None and len(labels) != n):
@@ -182,7 +172,7 @@ def check_labels(labels: Any, classes: int, n: int | None = None, name: str = "l
         raise ValueError(f"{name}: expected integer classes 0..{classes - 1}, got dtype {labels.dtype}")
     if capture.defer_check(labels, lambda batch: check_labels(batch, classes, n, name)):
         return labels
-    unsigned = labels.view(f"u{labels.itemsize}")  # in which a negative one, too, is too large
+    unsigned = labels.view(f"u{labels.itemsize}")  # in which a negative number is too large as well
     if labels.size and unsigned[unsigned.argmax()] >= classes:
         raise ValueError(
             f"{name}: expected classes 0..{classes - 1}, got values from {int(labels.min())} to {int(labels.max())}"
@@ -192,7 +182,7 @@ def check_labels(labels: Any, classes: int, n: int | None = None, name: str = "l
 
 def check_soft_targets(targets: Any, shape: tuple[int, ...]) -> None:
     """Raise a ValueError unless soft targets have the logits' shape (N, K) and are finite and non-negative."""
-    _require_shape(targets, shape, "targets")
+    _check_shape(targets, shape, "targets")
     values = value_of(targets)
     if values.dtype.kind != "f":
         raise ValueError(f"targets: expected floating-point weights for each class, got dtype {values.dtype}")
@@ -203,18 +193,34 @@ def check_soft_targets(targets: Any, shape: tuple[int, ...]) -> None:
         raise ValueError(f"targets: expected finite, non-negative weights for each class, got from {low} to {high}")
 
 
+def check_reduction(reduction: str, size: int) -> None:
+    """Raise a ValueError unless a reduction is known and has something to average."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    if reduction == "mean" and size == 0:
+        raise ValueError("reduction='mean': expected at least one example, got an empty batch")
+
+
+def _check_probabilities(targets: Any) -> None:
+    if capture.defer_check(targets, _check_probabilities):
+        return
+    low, high = _range(targets)
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"binary_cross_entropy(targets): expected probabilities in [0, 1], got from {low} to {high}")
+
+
 def _range(values: Any) -> tuple[float, float]:
-    """Return the least and the largest of some numbers, NaN if one of them is; two zeros for none."""
+    """Return the smallest and the largest of some numbers, NaN if one of them is NaN; two zeros for none."""
     if isinstance(values, int | float):
         return values, values
     return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
-def _require_rank(x: Any, rank: int, name: str, form: str) -> None:
+def _check_rank(x: Any, rank: int, name: str, form: str) -> None:
     if x.ndim != rank:
         raise ValueError(f"{name}: expected shape {form}, got {x.shape}")
 
 
-def _require_shape(x: Any, shape: tuple[int, ...], name: str) -> None:
+def _check_shape(x: Any, shape: tuple[int, ...], name: str) -> None:
     if shape_of(value_of(x)) != tuple(shape):
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {shape_of(value_of(x))}")

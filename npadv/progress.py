@@ -1,6 +1,6 @@
-"""Long work: progress bars, where somebody is looking, and Ctrl-C, held until a step is done.
+"""Long work: progress bars, and Ctrl-C, which is held until a step is done.
 
-Bars are drawn on a terminal with tqdm installed, and nowhere else.
+Bars are drawn only on a terminal, and only if tqdm is installed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def track(items: Iterable[Any], *, total: int, label: str, show: bool | None = N
 
 @contextmanager
 def interrupts_held() -> Iterator[Callable[[], bool]]:
-    """Hold a first Ctrl-C until the running step is done, and yield a function that tells of it; a second one is immediate.
+    """Hold a first Ctrl-C and yield a function that tells whether it was pressed; a second Ctrl-C raises immediately.
 
     Only the main thread may handle signals; elsewhere, and where Ctrl-C is ignored (nohup), nothing is held.
     """

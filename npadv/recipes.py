@@ -1,4 +1,4 @@
-"""How each of the papers' networks is trained: what ``npadv train NETWORK`` does.
+"""How each of the papers' networks is trained, by ``npadv train NETWORK``.
 
 A recipe is data: batch size, epochs, optimizer. The step sizes and constraints that belong to single layers are in the
 networks themselves (``nn/networks.py``).
@@ -15,7 +15,7 @@ from npadv.optim import SGD, ExponentialDecay, InverseDecay, Linear, Optimizer, 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way to train a network.
+    """The data set, the sizes and the optimizer with which a network is trained.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class Recipe:
     hold_out : int
         Training examples kept for validation; [WG] trains on the first 50,000 of MNIST.
     optimizer : callable
-        From a model to its optimizer.
+        Function from a model to its optimizer.
     """
 
     data: str
@@ -48,7 +48,7 @@ def _maxout_cifar10(model: Module) -> Optimizer:
 
 
 def _syn_mnist(model: Module) -> Optimizer:
-    """Return [SYN]'s optimizer: its momentum is dampened, so that a step of .01 means what it says."""
+    """Return [SYN]'s optimizer: dampening makes the velocity an average of gradients, so a step is .01 times a gradient."""
     return SGD(model.parameters(), InverseDecay(0.01, 5e-6), momentum=0.9, dampening=0.9, weight_decay=1e-3)
 
 
@@ -57,7 +57,7 @@ def _syn_cifar10(model: Module) -> Optimizer:
 
 
 def _plain(model: Module) -> Optimizer:
-    """Return a plain choice for the networks whose training the papers do not describe."""
+    """Return a usual optimizer, for the networks whose training the papers do not describe."""
     return SGD(model.parameters(), 0.1, momentum=0.5)
 
 

@@ -1,11 +1,11 @@
 """The one training loop: epochs of minibatches, validation, callbacks, checkpoints.
 
-``fit`` asks a *loss* for a number, differentiates it by the optimizer's parameters and steps. A loss is a function
-``loss(model, x, y, *, rng) -> Tensor``; a defense is another such loss, and nothing else changes.
+``fit`` calls a *loss*, differentiates its value by the optimizer's parameters and takes a step. A loss is a function
+``loss(model, x, y, *, rng) -> Tensor``; a defense is another such loss, trained by the same loop.
 
-A checkpoint holds everything the next step depends on: weights, the optimizer's memory, the generator's state, the order
-of the running epoch and the place in it. Ctrl-C ends the running step, writes one, and only then stops; resuming from it
-gives, to the last bit, what would have come without the stop.
+A checkpoint (``checkpoint.py``) holds everything that the next step depends on. Ctrl-C lets the running step finish, writes
+a checkpoint, and then stops. A run that is resumed from it gives, to the last bit, the result of a run that was never
+stopped.
 """
 
 from __future__ import annotations
@@ -13,143 +13,55 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from npadv.autodiff import Tensor, grad, no_record, value_of
-from npadv.backend import like, to_numpy, xp_of
-from npadv.capture import CapturedStep
-from npadv.checkpoint import Progress, load_checkpoint, save_checkpoint
+from npadv.autodiff import Tensor, grad
+from npadv.backend import like
+from npadv.callbacks import Callback, EarlyStopping, Training
+from npadv.captured_training import captured_step
+from npadv.checkpoint import Checkpoint, Progress
 from npadv.data.dataset import Split, batches
-from npadv.functional import check_labels, cross_entropy
+from npadv.functional import cross_entropy
 from npadv.nn.module import Module
-from npadv.ops import DeviceRandom, winograd
+from npadv.ops import winograd
 from npadv.optim import Optimizer
 from npadv.progress import interrupts_held, track
+from npadv.scores import Score, evaluate, predict, reference_array
+
+__all__ = [
+    "Callback",
+    "EarlyStopping",
+    "Loss",
+    "Score",
+    "Training",
+    "classification_loss",
+    "evaluate",
+    "fit",
+    "gradient_update",
+    "predict",
+]
 
 Loss = Callable[..., Tensor]
 
 
 def classification_loss(model: Any, x: Any, y: Any, *, rng: np.random.Generator) -> Tensor:
-    """Return the mean cross-entropy of the model in training: the plain loss of a classifier."""
+    """Return the mean cross-entropy of the model in training: the usual loss of a classifier."""
     loss: Tensor = cross_entropy(model(x, train=True, rng=rng), y)
     return loss
 
 
 def gradient_update(model: Any, loss: Loss, optimizer: Any, x: Any, y: Any, *, rng: np.random.Generator) -> Any:
-    """Take one step down the loss of one batch; return the loss before it. What ``fit`` repeats, unless told otherwise.
+    """Take one step down the loss of one batch; return the loss before the step. This is the default step of ``fit``.
 
-    Its convolutions are computed faster, for a digit of precision: see ``ops.winograd``.
+    Its convolutions are computed faster, at the cost of a digit of precision: see ``ops.winograd``.
     """
     with winograd():
         value = loss(model, x, y, rng=rng)
     optimizer.step(grad(value, optimizer.parameters))
     return value.data
-
-
-# Scores ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Score:
-    """How a classifier does on a split: mean cross-entropy (nats) and error rate (a fraction)."""
-
-    loss: float
-    error: float
-
-
-def predict(model: Any, images: Any, *, batch_size: int = 500) -> np.ndarray:
-    """Return the model's outputs for all images, in inference and in batches, as a NumPy array (N, K)."""
-    if len(images) == 0:
-        raise ValueError("predict(images): expected at least one image, got an empty batch")
-    with no_record():
-        chunks = [model(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
-    return np.concatenate([to_numpy(value_of(chunk)) for chunk in chunks])
-
-
-def evaluate(model: Any, split: Split, *, batch_size: int = 500) -> Score:
-    """Return the model's score on a split, in inference."""
-    reference = _reference(model)
-    total, wrong = 0.0, 0
-    for x, y in batches(split, batch_size):
-        logits = predict(model, like(x, reference), batch_size=batch_size)
-        check_labels(y, logits.shape[1])
-        total += float(cross_entropy(logits.astype(np.float64), y, reduction="sum"))
-        wrong += int((logits.argmax(axis=1) != y).sum())
-    return Score(total / len(split), wrong / len(split))
-
-
-# Callbacks ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Training:
-    """What a callback sees after each epoch; setting ``stop`` ends the run after it."""
-
-    model: Module
-    optimizer: Any
-    history: list[dict[str, Any]] = field(default_factory=list)
-    stop: bool = False
-
-
-class Callback(Protocol):
-    """Called after each epoch. One with a memory also has ``state() -> dict of arrays`` and ``load_state``."""
-
-    def __call__(self, training: Training) -> None:
-        """Look at the run so far; set ``training.stop`` to end it."""
-
-
-class EarlyStopping:
-    """Stop after ``patience`` epochs without a new best, and give the model its best weights back.
-
-    Parameters
-    ----------
-    patience : int
-        Epochs to wait.
-    monitor : str
-        The column of the history to watch; smaller is better.
-    """
-
-    def __init__(self, patience: int, monitor: str = "validation_error") -> None:
-        if patience < 1:
-            raise ValueError(f"EarlyStopping(patience): expected at least 1, got {patience}")
-        self.patience, self.monitor = patience, monitor
-        self.best, self.best_epoch = float("inf"), 0
-        self.weights: dict[str, np.ndarray] = {}
-
-    def __call__(self, training: Training) -> None:
-        """Compare the newest epoch with the best."""
-        row = training.history[-1]
-        if row.get(self.monitor) is None:
-            raise ValueError(
-                f"EarlyStopping(monitor): the history has no {self.monitor!r}; give fit a validation split"
-            )
-        if row[self.monitor] < self.best:
-            self.best, self.best_epoch, self.weights = row[self.monitor], row["epoch"], training.model.state()
-        training.stop |= row["epoch"] - self.best_epoch >= self.patience
-
-    def finish(self, training: Training) -> None:
-        """Restore the best weights, whether the run was stopped or came to its last epoch."""
-        if self.weights:
-            training.model.load_state(self.weights)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return what a resumed run needs."""
-        return {"best": np.array([self.best, self.best_epoch]), **{f"weights.{k}": v for k, v in self.weights.items()}}
-
-    def load_state(self, state: dict[str, np.ndarray]) -> None:
-        """Restore what ``state`` returned."""
-        if "best" not in state:
-            raise ValueError("EarlyStopping: the run was begun without it")
-        self.best, self.best_epoch = float(state["best"][0]), int(state["best"][1])
-        self.weights = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
-
-
-# The loop -------------------------------------------------------------------------------------------------------------
 
 
 def fit(
@@ -193,13 +105,14 @@ def fit(
     resume : bool
         Continue from the checkpoint if there is one. Without it, an existing checkpoint is an error and not overwritten.
     update : callable
-        One step, ``update(model, loss, optimizer, x, y, *, rng)``; games between networks have their own.
+        One step, ``update(model, loss, optimizer, x, y, *, rng)``, which returns the loss. Games between networks have
+        other steps.
     capture : bool
-        Record a step as a CUDA graph and replay it, which saves the time that Python takes to launch each kernel. For a
-        model on a GPU; batches of each shape have a graph. Random numbers are those of a :class:`~npadv.ops.DeviceRandom`
-        seeded by ``rng``, handed to the update in its place: dropout draws from it, and other draws are an error. What
-        else Python computes in a step, an eps that a loss changes, say, stays as it was when recorded: see
-        :mod:`npadv.capture`.
+        Record a step as a CUDA graph and replay it, which saves the time that Python takes to launch each kernel. The
+        model must be on a GPU; batches of each shape have a graph. The update is given a
+        :class:`~npadv.ops.DeviceRandom`, seeded by ``rng``, in place of ``rng``: dropout draws from it, and other draws
+        are an error. Everything else that Python computes in a step, such as an eps that a loss changes, stays as it was
+        when the step was recorded: see :mod:`npadv.capture`.
     progress : bool, optional
         Draw progress bars; by default only on a terminal.
 
@@ -211,50 +124,31 @@ def fit(
     Raises
     ------
     ValueError
-        An argument is not as above; a checkpoint is of another run; a label is none of the model's classes.
+        An argument is not as above; a checkpoint is of another run; a label is outside the model's classes.
     RuntimeError
-        With ``capture``, the step cannot be recorded; the message says what stands in the way.
+        With ``capture``, the step cannot be recorded; the message gives the reason.
     FloatingPointError
         The training loss is no longer finite.
     KeyboardInterrupt
         After Ctrl-C, with the checkpoint written.
     """
-    if epochs < 0:
-        raise ValueError(f"fit(epochs): expected at least 0, got {epochs}")
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"fit(rng): expected a numpy.random.Generator, got {type(rng).__name__}")
-    if batch_size < 1 or len(data) < 1:
-        raise ValueError(f"fit(batch_size, data): expected at least 1 example each, got {batch_size} and {len(data)}")
+    _check(data, epochs, rng, batch_size)
     training = Training(model, optimizer)
-    place = Progress(batch_size=batch_size, examples=len(data), capture=capture)
     step: Callable[[Any, Any], Any] = partial(_step, update, model, loss, optimizer, rng)
     masks = None
     if capture:
-        step, masks = _captured(update, model, loss, optimizer, rng)
-    if checkpoint is not None and Path(checkpoint).exists():
-        if not resume:
-            raise FileExistsError(
-                f"{os.fspath(checkpoint)}: exists; pass resume=True to continue that run, or remove it"
-            )
-        place = load_checkpoint(checkpoint, place, training, callbacks, rng, masks)
-
-    def save() -> None:
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, place, training, callbacks, rng, masks)
-
+        step, masks = captured_step(update, model, loss, optimizer, rng)
+    file = Checkpoint(checkpoint, training, callbacks, rng, masks)
+    run = file.begin(Progress(batch_size=batch_size, examples=len(data), capture=capture), resume=resume)
     with interrupts_held() as interrupted:
-        while place.epoch < epochs and not training.stop:
-            if place.order is None:
-                place.order = rng.permutation(len(data))
-            bar = partial(track, label=f"{label} {place.epoch + 1}/{epochs}", show=progress)
-            _run_epoch(step, data, place, _reference(model), bar, interrupted)
-            if not interrupted():  # else the epoch's end, too, is left to the run that resumes
-                training.history.append(_row(training, place, validation))
-                place.epoch, place.batch, place.order, place.total, place.seconds = place.epoch + 1, 0, None, 0.0, 0.0
-                optimizer.epoch = place.epoch
-                for callback in callbacks:
-                    callback(training)
-            save()
+        while run.epoch < epochs and not training.stop:
+            if run.order is None:
+                run.order = rng.permutation(len(data))
+            bar = partial(track, label=f"{label} {run.epoch + 1}/{epochs}", show=progress)
+            _run_epoch(step, data, run, bar, interrupted)
+            if not interrupted():  # else the resumed run ends the epoch
+                _end_epoch(training, run, validation, callbacks)
+            file.write(run)
             if interrupted():
                 raise KeyboardInterrupt
     for callback in callbacks:
@@ -264,72 +158,64 @@ def fit(
 
 
 def _step(update: Any, model: Any, loss: Any, optimizer: Any, rng: np.random.Generator, x: Any, y: Any) -> Any:
-    """Take a step, where the model is."""
-    reference = _reference(model)
+    """Take a step on the model's device."""
+    reference = reference_array(model)
     return update(model, loss, optimizer, like(x, reference), like(y, reference), rng=rng)
-
-
-def _captured(
-    update: Any, model: Any, loss: Any, optimizer: Any, rng: np.random.Generator
-) -> tuple[CapturedStep, DeviceRandom]:
-    """Return a step that is recorded and replayed, and the random state that its masks come from."""
-    reference = _reference(model)
-    masks = DeviceRandom(int(rng.integers(2**64, dtype=np.uint64)), reference)
-
-    def step(x: Any, y: Any) -> Any:
-        value = update(model, loss, optimizer, x, y, rng=masks)
-        masks.advance()
-        return value
-
-    return CapturedStep(step, reference), masks
 
 
 def _run_epoch(
     step: Callable[[Any, Any], Any],
     data: Split,
-    place: Progress,
-    reference: Any,
+    run: Progress,
     bar: Callable[..., Iterator[Any]],
     interrupted: Callable[[], bool],
 ) -> None:
-    """Run what is left of an epoch, or what an interrupt lets run; ``place`` says how far it came."""
+    """Take the remaining steps of an epoch, until Ctrl-C; ``run`` counts them."""
     started = time.perf_counter()
-    count = -(-len(data) // place.batch_size)
-    rest = _remaining(data, place) if place.batch < count else ()
-    total = xp_of(reference).asarray(place.total)  # summed where the losses are: reading each would wait for a GPU
-    for x, y in bar(rest, total=count, initial=place.batch):
+    total: Any = run.total  # becomes an array on the losses' device: reading each loss would wait for the GPU
+    for x, y in bar(_remaining(data, run), total=-(-len(data) // run.batch_size), initial=run.batch):
         total = total + step(x, y).astype(np.float64) * len(x)
-        place.batch += 1
+        run.batch += 1
         if interrupted():
             break
-    place.total = float(total)
-    place.seconds += time.perf_counter() - started
-    if not np.isfinite(place.total):
+    run.total = float(total)
+    run.seconds += time.perf_counter() - started
+    if not np.isfinite(run.total):
         raise FloatingPointError(
-            f"fit: the training loss is {place.total} in epoch {place.epoch + 1}; try a smaller step size"
+            f"fit: the training loss is {run.total} in epoch {run.epoch + 1}; try a smaller step size"
         )
 
 
-def _remaining(data: Split, place: Progress) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _remaining(data: Split, run: Progress) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Return the batches of the running epoch that are still to come."""
-    assert place.order is not None
-    return batches(data, place.batch_size, order=place.order[place.batch * place.batch_size :])
+    assert run.order is not None
+    return batches(data, run.batch_size, order=run.order[run.batch * run.batch_size :])
 
 
-def _row(training: Training, place: Progress, validation: Split | None) -> dict[str, Any]:
+def _end_epoch(training: Training, run: Progress, validation: Split | None, callbacks: Sequence[Callback]) -> None:
+    """Add a row to the history, begin the next epoch and call the callbacks."""
     score = None if validation is None else evaluate(training.model, validation)
     optimizer = training.optimizer
-    return {
-        "epoch": place.epoch + 1,
-        "train_loss": place.total / place.examples,
-        "validation_loss": score and score.loss,
-        "validation_error": score and score.error,
-        "step_size": optimizer.now(optimizer.step_size) if isinstance(optimizer, Optimizer) else None,
-        "seconds": place.seconds,
-    }
+    training.history.append(
+        {
+            "epoch": run.epoch + 1,
+            "train_loss": run.total / run.examples,
+            "validation_loss": score and score.loss,
+            "validation_error": score and score.error,
+            "step_size": optimizer.now(optimizer.step_size) if isinstance(optimizer, Optimizer) else None,
+            "seconds": run.seconds,
+        }
+    )
+    run.epoch, run.batch, run.order, run.total, run.seconds = run.epoch + 1, 0, None, 0.0, 0.0
+    optimizer.epoch = run.epoch
+    for callback in callbacks:
+        callback(training)
 
 
-def _reference(model: Any) -> Any:
-    """Return some array of the model's, which tells where its inputs must be."""
-    tensors = model.named_tensors() if isinstance(model, Module) else iter(())
-    return next((tensor.data for _, tensor in tensors), np.zeros(0))
+def _check(data: Split, epochs: int, rng: Any, batch_size: int) -> None:
+    if epochs < 0:
+        raise ValueError(f"fit(epochs): expected at least 0, got {epochs}")
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(f"fit(rng): expected a numpy.random.Generator, got {type(rng).__name__}")
+    if batch_size < 1 or len(data) < 1:
+        raise ValueError(f"fit(batch_size, data): expected at least 1 example each, got {batch_size} and {len(data)}")

@@ -301,7 +301,7 @@ def binary(function, swapped=False):
     return call
 
 
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "matmul", "mod", "and", "or"):
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "matmul", "mod", "and", "or", "xor", "rshift"):
     setattr(ndarray, f"__{_name}__", binary(getattr(operator, f"__{_name}__")))
     setattr(ndarray, f"__r{_name}__", binary(getattr(operator, f"__{_name}__"), swapped=True))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "abs", "invert", "getitem"):
@@ -373,7 +373,7 @@ def module():
     own["ogrid"] = type("Grid", (), {"__getitem__": lambda self, index: wrap(np.ogrid[index])})()
     windows = on_device(np.lib.stride_tricks.sliding_window_view)
     own["lib"] = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(sliding_window_view=windows))
-    own.update(inf=np.inf, float32=np.float32, float64=np.float64, __version__="0 (a stand-in)")
+    own.update(inf=np.inf, float32=np.float32, float64=np.float64, uint64=np.uint64, __version__="0 (a stand-in)")
     properties = {"name": b"no card"}
     own["cuda"] = types.SimpleNamespace(
         Device=Device,

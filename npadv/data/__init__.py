@@ -1,7 +1,7 @@
 """Datasets from checked files, as NumPy arrays in [0, 1], and minibatches of them.
 
-`digits` needs no download, `mnist` and `cifar10` are fetched once; `load` finds them by name. Importing this package
-imports neither scikit-learn nor pooch: each loader imports what it needs when it is called.
+`digits` needs no download, `mnist` and `cifar10` are downloaded once; `load` finds them by name. Importing this package
+imports neither scikit-learn nor pooch; the loaders import them when they are called.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def load(name: str, **options: Any) -> Dataset:
     Raises
     ------
     ValueError
-        If there is no such dataset, or its files are not right (DataError).
+        If there is no such dataset, or a file is missing or wrong (DataError).
 
     Examples
     --------

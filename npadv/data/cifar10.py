@@ -1,7 +1,7 @@
 """CIFAR-10: 50,000 + 10,000 colour photographs of ten kinds of things (Krizhevsky, 2009), from its binary version.
 
-A batch file is a row of records: one byte of label, then 3072 of pixels, the red plane, the green and the blue.
-The version "for Python" is a pickle, which may run code when read, and is not supported.
+A batch file is a sequence of records: one byte of label, then 3072 bytes of pixels, the red plane, the green and the blue.
+The version "for Python" is a pickle, which may run code when it is read, and is not supported.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def cifar10(root: str | os.PathLike[str] | None = None, *, download: bool = True
     found = find_file(BATCHES, places)
     if found is None and not download:
         raise missing_file(BATCHES[0], places)
-    # All six come from one folder: a set with a hole is an error, never filled from another copy.
+    # All six come from one folder: an incomplete set is an error and never completed from another copy.
     folder = found.parent if found is not None else _download(folders[-1])
     *train, test = (read_batch(folder / name, RECORDS) for name in BATCHES)
     return Dataset("cifar10", _split(train), _split([test]), CLASSES)
@@ -95,14 +95,14 @@ def _split(parts: list[tuple[np.ndarray, np.ndarray]]) -> Split:
 
 
 def _download(folder: Path) -> Path:
-    """Download and unpack the archive into `folder`; return the folder of batch files, which appears whole or never."""
+    """Download and unpack the archive into `folder`; return the folder of batch files, which is complete or absent."""
     archive = download_file(ARCHIVE, URLS, ARCHIVE_MD5, folder)
     target = folder / FOLDER
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         unpacked = Path(temporary, FOLDER)
         unpacked.mkdir()
         with tarfile.open(archive) as tar:
-            for name in [*BATCHES, "batches.meta.txt"]:  # by name, so that no path in the archive matters
+            for name in [*BATCHES, "batches.meta.txt"]:  # by name, so that no path in the archive is used
                 member = tar.extractfile(f"{FOLDER}/{name}")
                 if member is None:
                     raise bad_file(archive, f"a file {FOLDER}/{name}", "something else of that name")
@@ -111,7 +111,7 @@ def _download(folder: Path) -> Path:
         try:
             unpacked.rename(target)
         except OSError:
-            if not target.is_dir():  # else another process was faster, and its files are the same
+            if not target.is_dir():  # else another process has unpacked the same files
                 raise
     archive.unlink(missing_ok=True)
     return target

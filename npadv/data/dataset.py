@@ -1,7 +1,7 @@
-"""Labelled images as plain arrays: a `Split` of them, a `Dataset` of splits, and `batches` to walk through a split.
+"""Labelled images as plain arrays: a `Split` of them, a `Dataset` of splits, and the `batches` of a split.
 
-Everything here is frozen and explicit: nothing is shuffled without a generator, nothing is rescaled or augmented,
-and nothing is loaded. Reading files is the work of the modules beside this one.
+Splits and data sets are frozen. Nothing is shuffled without a generator, and nothing is rescaled or augmented. The modules
+beside this one read the files.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Dataset:
     Parameters
     ----------
     name
-        What to call it in figures and file names.
+        The name in figures and file names.
     train, test, validation
         Splits of images of one shape; labels index `classes`.
     classes
@@ -158,13 +158,13 @@ def batches(
     Parameters
     ----------
     split
-        What to walk through.
+        The examples.
     size
         Examples per batch.
     rng
-        Shuffles the epoch; one permutation is drawn at the call, none later. Without it the order is the split's own.
+        Shuffles the epoch; one permutation is drawn at the call, none later. Without it the order is that of the split.
     order
-        Indices to visit, instead of `rng`: a permutation, or what is left of one when an epoch is resumed.
+        Indices to visit, instead of `rng`: a permutation, or the rest of one when an epoch is resumed.
     drop_last
         Leave out the last batch if it is smaller than `size`. By default it is yielded.
 

@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits, dressed as MNIST: the dataset that is there without a download."""
+"""scikit-learn's 1,797 handwritten digits, enlarged to the format of MNIST: the dataset that needs no download."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from npadv.data.dataset import Dataset, Split
 __all__ = ["digits"]
 
 COUNT = 1797
-BOX, BORDER = 20, 4  # MNIST's digits, too, are scaled to 20 x 20 and framed by 4 pixels of paper
+BOX, BORDER = 20, 4  # MNIST's digits are scaled to 20 x 20 and framed by 4 pixels of paper, too
 
 
 def digits(*, test_size: int = 297, seed: int = 0) -> Dataset:
     """Load the digits as (N, 1, 28, 28) images, N = 1797 - test_size and test_size.
 
     The originals count the ink of 4 x 4 blocks on an 8 x 8 grid, 0 to 16. Divided by 16, a cubic spline enlarges them
-    to 20 x 20; what the spline overshoots is clipped to [0, 1].
+    to 20 x 20; where the spline overshoots, it is clipped to [0, 1].
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ def _enlarge(images: np.ndarray) -> np.ndarray:
     """(N, 8, 8) -> (N, 1, 28, 28)."""
     from scipy.ndimage import zoom
 
-    # Enlarging is linear and works on rows and columns alike: one 20 x 8 matrix, the spline's answers to unit pulses.
-    # The grid modes make pixels areas, not points: an edge pixel is enlarged like any other, with paper beyond it.
+    # Enlarging is linear and works on rows and columns alike: a product with one 20 x 8 matrix, the enlarged unit pulses.
+    # In the grid modes pixels are areas, not points: an edge pixel is enlarged like any other, with paper beyond it.
     weights = zoom(np.eye(8), (BOX / 8, 1), order=3, mode="grid-constant", grid_mode=True)
     framed = np.pad(weights @ images @ weights.T, ((0, 0), (BORDER, BORDER), (BORDER, BORDER)))
     return framed[:, None].clip(0, 1).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Where data files are, whether they are the right ones, and how they are fetched once.
+"""Finding data files, checking them, and downloading missing ones.
 
-A file is looked for in a folder the caller names; else in the folder that the environment variable NPADV_DATA names
-and then in the user's cache, into which a missing one is downloaded. Nothing is ever unpickled, and a download has
-its final name only after its checksum was right.
+A file is searched for in the folder that the caller names; without one, in the folder that the environment variable
+NPADV_DATA names, and then in the user's cache, into which a missing file is downloaded. Nothing is ever unpickled. A
+download gets its final name only after its checksum was right.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ VARIABLE = "NPADV_DATA"
 
 
 class DataError(ValueError):
-    """A data file is missing or is not what it should be: the message says which, how, and what to do about it."""
+    """A data file is missing or wrong; the message names the file, the fault and the remedy."""
 
 
 def bad_file(path: Path | str, expected: str, came: str, remedy: str = "") -> DataError:
@@ -45,7 +45,7 @@ def bad_file(path: Path | str, expected: str, came: str, remedy: str = "") -> Da
 
 
 def data_folders(root: str | os.PathLike[str] | None, name: str) -> list[Path]:
-    """Return the folders in which to look for the dataset `name`, the one that takes a download last.
+    """Return the folders in which to search for the dataset `name`; the last one takes a download.
 
     >>> [str(folder) for folder in data_folders("here", "mnist")]
     ['here']
@@ -55,13 +55,13 @@ def data_folders(root: str | os.PathLike[str] | None, name: str) -> list[Path]:
     cache = user_cache() / name
     if not (named := os.environ.get(VARIABLE)):
         return [cache]
-    if not Path(named).is_dir():  # a slip of the pen here must not become a silent download
+    if not Path(named).is_dir():  # a misspelt folder must not become a silent download
         raise DataError(f"{VARIABLE} must name a folder that exists, got {named!r}; correct it or unset it")
     return [Path(named), cache]
 
 
 def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
-    """Return the first of the `names` (spellings of one file) that is in the first of the `folders` to have one."""
+    """Return the path of one of the `names` (spellings of one file) in the first of the `folders` that has one, or None."""
     names = list(names)
     return next((path for folder in folders for name in names if (path := folder / name).is_file()), None)
 
@@ -78,7 +78,7 @@ def missing_file(name: str, folders: Iterable[Path]) -> DataError:
 def check_md5(path: Path, md5: str) -> None:
     """Raise DataError unless the file's MD5 is `md5`, in hexadecimal.
 
-    MD5 is what the datasets' authors published: it tells a damaged file from a whole one, not friend from foe.
+    The datasets' authors published MD5 sums. They detect damage; they are no protection against forgery.
     """
     with path.open("rb") as stream:
         came = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -88,7 +88,7 @@ def check_md5(path: Path, md5: str) -> None:
 
 
 def download_file(name: str, urls: Iterable[str], md5: str, folder: Path) -> Path:
-    """Download one file into `folder` from the first of the `urls` that gives it with the right checksum.
+    """Download one file into `folder`, from the first of the `urls` that has it with the right checksum.
 
     pooch writes to a temporary name, checks it and then moves it, so an interrupted download leaves no `name` behind.
 

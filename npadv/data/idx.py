@@ -4,7 +4,7 @@
     n_1 ... n_d                each size as a big-endian uint32
     data                       n_1 * ... * n_d values, big-endian, last index fastest
 
-Reads whole files, plain or gzipped; it does not write them.
+This module reads whole files, plain or gzipped; it does not write them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     Parameters
     ----------
     path
-        The file; whether it is gzipped is seen from its first two bytes, not from its name.
+        The file. Its first two bytes, not its name, tell whether it is gzipped.
 
     Returns
     -------
@@ -66,7 +66,9 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
         raise bad_file(path, f"a header of {start} bytes for {rank} dimensions", f"a file of {len(data)}")
     shape = tuple(np.frombuffer(data, ">u4", count=rank, offset=4).tolist())
     dtype = np.dtype(DTYPES[code])
-    expected = start + math.prod(shape) * dtype.itemsize  # Python integers: a lying header cannot overflow them
+    expected = (
+        start + math.prod(shape) * dtype.itemsize
+    )  # Python integers, which the sizes in a damaged header cannot overflow
     if len(data) != expected:
         raise bad_file(path, f"{expected} bytes for shape {shape} of {dtype.newbyteorder('=')}", f"{len(data)} bytes")
     return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))

@@ -13,7 +13,7 @@ from npadv.data.idx import read_idx
 
 __all__ = ["mnist"]
 
-# Each file's published MD5, and that of its contents for those who keep them unpacked.
+# The published MD5 of each file, and the MD5 of its contents, for files kept unpacked.
 FILES = {
     "train-images-idx3-ubyte": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
     "train-labels-idx1-ubyte": ("d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
@@ -32,7 +32,7 @@ def mnist(root: str | os.PathLike[str] | None = None, *, download: bool = True) 
         Folder with the four canonical files, gzipped or not, or with a subfolder `mnist` of them; also where missing
         ones are downloaded to. By default $NPADV_DATA, then the user's cache, and downloads go to the cache.
     download
-        Download what is missing (11 MB, once; needs pooch).
+        Download missing files (11 MB, once; needs pooch).
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Adversarial training: a loss that also asks for the right class on the worst of nearby inputs, as far as one step finds it.
+"""Adversarial training: a loss on the clean inputs and on the worst inputs nearby, as far as one step finds them.
 
     J~(theta, x, y) = alpha * J(theta, x, y) + (1 - alpha) * J(theta, x + Delta_x, y)        [SYN] eq. 3, after [GSS]
 
@@ -6,7 +6,7 @@
 
 For the maximum norm Delta_x = eps * sign(grad_x J), the fast gradient sign step, and with alpha = 1/2 this is the
 training of Goodfellow, Shlens and Szegedy 2014 [GSS]. With alpha = 0 it is [SYN]'s Algorithm 1, robust optimisation: the
-weights only ever see the worst case. Delta_x is taken as a constant: the gradient in theta does not flow through it.
+model is trained on the worst case alone. Delta_x is taken as a constant: the gradient in theta does not flow through it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def adversarial_training(
     alpha : float
         Weight of the clean examples, in [0, 1].
     norm : {"l1", "l2", "linf"}
-        In which the radius is measured.
+        The norm of the radius.
     bounds : (low, high) or None
         The box the perturbed inputs are clipped to; None leaves them unclipped, as [SYN] does.
 

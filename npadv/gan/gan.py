@@ -1,18 +1,18 @@
 """Generative adversarial networks, minimal: two losses and the order of their updates (Goodfellow et al. 2014).
 
-A generator G turns noise z into images, a discriminator D says of an image how likely it is real, through a logit. D
+A generator G turns noise z into images. A discriminator D(x) is the probability that image x is real, given as a logit. D
 minimises
 
     J_D = -E_x log D(x) - E_z log(1 - D(G(z)))                             eq. 1, as a loss
 
-and G either maximises the same (*minimax*: J_G = -J_D, whose gradient vanishes while D wins) or minimises
+and G either maximises J_D (*minimax*: J_G = -J_D, whose gradient vanishes while D wins) or minimises
 
     J_G = -E_z log D(G(z))                                                 *non-saturating*
 
 which has the same fixed point and strong gradients where they are needed. With logits l, -log sigmoid(l) = softplus(-l):
 ``binary_cross_entropy`` computes both terms without overflow.
 
-``play`` is ``fit`` with another update: k steps of D, then one of G.
+``play`` is ``fit`` with another step for each batch: k updates of D, then one of G.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class GAN(Module):
         return self.discriminator(x, train=train, rng=rng)
 
     def noise(self, n: int, rng: np.random.Generator) -> Any:
-        """Draw n points of noise, where and in what precision the generator computes."""
+        """Draw n points of noise, on the device and in the precision of the generator."""
         reference = self.generator.parameters()[0].data
         return like(rng.standard_normal((n, self.latent)).astype(reference.dtype), reference)
 
@@ -66,7 +66,7 @@ class GAN(Module):
 
 
 def discriminator_loss(gan: GAN, x: Any, *, rng: np.random.Generator) -> Tensor:
-    """Return J_D on a batch of real images and as many generated ones, which are constants to it."""
+    """Return J_D on a batch of real images and as many generated ones, through which no gradient flows."""
     with no_record():
         fake = value_of(gan.generator(gan.noise(len(x), rng), train=True, rng=rng))
     real_loss = binary_cross_entropy(gan.discriminator(x, train=True, rng=rng), 1.0)
@@ -76,7 +76,7 @@ def discriminator_loss(gan: GAN, x: Any, *, rng: np.random.Generator) -> Tensor:
 
 
 def generator_loss(gan: GAN, n: int, *, rng: np.random.Generator, kind: str = "non_saturating") -> Tensor:
-    """Return J_G on n generated images: ``"non_saturating"`` or ``"minimax"`` (of which only G's term remains)."""
+    """Return J_G on n generated images: ``"non_saturating"``, or ``"minimax"``, of which only the second term depends on G."""
     if kind not in GENERATOR_LOSSES:
         raise ValueError(f"kind: expected one of {', '.join(GENERATOR_LOSSES)}, got {kind!r}")
     logits = gan.discriminator(gan.generator(gan.noise(n, rng), train=True, rng=rng), train=True, rng=rng)
@@ -85,7 +85,7 @@ def generator_loss(gan: GAN, n: int, *, rng: np.random.Generator, kind: str = "n
 
 
 class Players:
-    """The two optimizers of a game, as the one that ``fit`` carries along and saves."""
+    """The two optimizers of a game, which ``fit`` saves as one."""
 
     def __init__(self, *, generator: Optimizer, discriminator: Optimizer) -> None:
         self.generator, self.discriminator = generator, discriminator

@@ -9,7 +9,7 @@ import numpy as np
 from npadv import ops
 from npadv.functional import leaky_relu
 from npadv.nn.module import Module
-from npadv.shapes import Pair, pool_shapes
+from npadv.shapes import Pair
 
 
 class ReLU(Module):
@@ -93,14 +93,6 @@ class MaxPool2D(Module):
     def forward(self, x: Any, *, train: bool, rng: np.random.Generator | None) -> Any:
         """Return the maxima."""
         return ops.max_pool2d(x, self.size, stride=self.stride, padding=self.padding, ceil_mode=self.ceil_mode)
-
-    def unread(self, height: int, width: int) -> Pair:
-        """Return how many rows and columns, at the lower and right edge of images, no window covers."""
-        pool = pool_shapes((1, 1, height, width), self.size, self.stride, self.padding, self.ceil_mode)
-        reach = [
-            (n - 1) * s + k - p for n, s, k, p in zip(pool.y[2:], pool.stride, pool.size, pool.padding, strict=True)
-        ]
-        return max(0, height - reach[0]), max(0, width - reach[1])
 
 
 class AvgPool2D(Module):

@@ -1,6 +1,6 @@
-"""Initial weights: functions ``(rng, shape, fan_in) -> array``, drawn in float64 and rounded, on the host.
+"""Initial weights: functions ``(rng, shape, fan_in) -> array`` of float64, which the layers round to float32.
 
-Each layer takes one as ``init``; the ``rng`` is explicit, so that a seed fixes a network.
+Each layer takes one as ``init``. The random generator is an argument, so that a seed fixes a network.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def he_normal(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> 
 
 
 def lecun_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
-    """Return U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of Torch, with which [SYN] was run."""
+    """Return U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of Torch, which [SYN] used."""
     half_width = 1.0 / np.sqrt(fan_in)
     return rng.uniform(-half_width, half_width, shape)
 
@@ -36,7 +36,7 @@ def lecun_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int)
 def glorot_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
     """Return U(-w, w) with w = sqrt(6 / (fan_in + fan_out)), for tanh (Glorot and Bengio 2010).
 
-    The fan-out follows from the shape: all weights over the fan-in, times the taps of a filter.
+    The fan-out follows from the shape: the number of weights over the fan-in, times the pixels of a filter.
     """
     taps = int(np.prod(shape[2:])) if len(shape) == 4 else 1
     fan_out = int(np.prod(shape)) // fan_in * taps

@@ -1,8 +1,8 @@
 """The layers with weights: dense, convolutional and transposed convolutional, and the maxout version of the first two.
 
-All compute a linear map plus a bias. Weights are (in, out) for dense layers and (K, C/groups, KH, KW) for convolutions;
-``max_norm`` keeps each unit's incoming weights no longer than that (l2), ``step_scale`` multiplies the step size of the
-layer's parameters. Weights are float32 until ``module.astype`` says otherwise.
+Each computes a linear map plus a bias. All take ``init``, a function from ``initializers.py``; ``max_norm``, an upper bound
+on the l2 norm of each unit's incoming weights; and ``step_scale``, which multiplies the step size of the layer's parameters.
+Weights are float32; ``module.astype`` converts them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 
 from npadv import ops
-from npadv.fast.conv import with_winograd
 from npadv.functional import maxout
 from npadv.nn.initializers import Initializer, he_normal
 from npadv.nn.module import Module
 from npadv.nn.parameter import MaxNorm, Parameter
-from npadv.ops.conv import conv2d_forward
-from npadv.shapes import Pair, conv_shapes, pair
+from npadv.shapes import Pair, pair
 
 
 class Dense(Module):
@@ -28,6 +26,9 @@ class Dense(Module):
     >>> layer(np.ones((5, 3), np.float32)).shape
     (5, 2)
     """
+
+    weight: Parameter  # (inputs, outputs)
+    bias: Parameter | None  # (outputs,)
 
     def __init__(
         self,
@@ -48,15 +49,20 @@ class Dense(Module):
 
     def forward(self, x: Any, *, train: bool, rng: np.random.Generator | None) -> Any:
         """Return x W + b."""
+        self._check(x)
+        return ops.matmul(x, self.weight) if self.bias is None else ops.affine(x, self.weight, self.bias)
+
+    def _check(self, x: Any) -> None:
         if x.ndim != 2 or x.shape[1] != self.inputs:
             raise ValueError(
                 f"Dense(x): expected shape (N, {self.inputs}), got {x.shape}; Flatten() comes before Dense"
             )
-        return ops.matmul(x, self.weight) if self.bias is None else ops.affine(x, self.weight, self.bias)
 
 
 class Maxout(Module):
     """h_u = max over pieces p of (x W_p + b_p)_u: (N, inputs) to (N, units) (Goodfellow et al. 2013, eq. 1)."""
+
+    linear: Dense  # (N, inputs) to (N, pieces * units)
 
     def __init__(self, inputs: int, units: int, pieces: int, *, rng: np.random.Generator, **dense: Any) -> None:
         self.units, self.pieces = units, pieces
@@ -75,6 +81,9 @@ class Conv2D(Module):
     (2, 8, 9, 9)
     """
 
+    weight: Parameter  # (outputs, inputs / groups, height, width)
+    bias: Parameter | None  # (outputs, 1, 1)
+
     def __init__(
         self,
         inputs: int,
@@ -91,10 +100,7 @@ class Conv2D(Module):
         max_norm: float | None = None,
         step_scale: float = 1.0,
     ) -> None:
-        if groups < 1 or inputs % groups or outputs % groups:
-            raise ValueError(
-                f"Conv2D(groups): expected a divisor of {inputs} inputs and {outputs} outputs, got {groups}"
-            )
+        _check_groups("Conv2D", groups, inputs, outputs)
         self.inputs, self.outputs, self.size = inputs, outputs, pair(size, "size", least=1)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         shape = (outputs, inputs // groups, *self.size)
@@ -105,29 +111,16 @@ class Conv2D(Module):
 
     def forward(self, x: Any, *, train: bool, rng: np.random.Generator | None) -> Any:
         """Return x * W + b."""
-        return self.shift(self.correlate(x))
-
-    def correlate(self, x: Any, crop: int | Pair = 0) -> Any:
-        """Return x * W, without the rows and columns at its lower and right edge that nobody will look at."""
-        return conv2d_forward(
-            x, self.weight, shapes=with_winograd(self._shapes(x).cropped(*pair(crop, "crop", least=0)))
+        y = ops.conv2d(
+            x, self.weight, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
         )
-
-    def _shapes(self, x: Any) -> Any:
-        return conv_shapes(x.shape, self.weight.shape, self.stride, self.padding, self.dilation, self.groups)
-
-    def reach(self, x: Any) -> Pair:
-        """Return the height and width of x * W."""
-        _, _, height, width = self._shapes(x).y
-        return height, width
-
-    def shift(self, y: Any) -> Any:
-        """Return y + b."""
         return y if self.bias is None else y + self.bias
 
 
 class MaxoutConv2D(Module):
     """Maxout over convolutional pieces: (N, inputs, H, W) to (N, channels, OH, OW)."""
+
+    linear: Conv2D  # to (N, pieces * channels, OH, OW)
 
     def __init__(
         self, inputs: int, channels: int, pieces: int, size: int | Pair, *, rng: np.random.Generator, **conv: Any
@@ -142,6 +135,9 @@ class MaxoutConv2D(Module):
 
 class ConvTranspose2D(Module):
     """The adjoint of a Conv2D, plus a bias: (N, inputs, H, W) to (N, outputs, OH, OW), OH as in ``ops.conv_transpose2d``."""
+
+    weight: Parameter  # (inputs, outputs / groups, height, width)
+    bias: Parameter | None  # (outputs, 1, 1)
 
     def __init__(
         self,
@@ -159,18 +155,14 @@ class ConvTranspose2D(Module):
         bias: bool = True,
         step_scale: float = 1.0,
     ) -> None:
-        if groups < 1 or inputs % groups or outputs % groups:
-            raise ValueError(
-                f"ConvTranspose2D(groups): expected a divisor of {inputs} inputs and {outputs} outputs, got {groups}"
-            )
+        _check_groups("ConvTranspose2D", groups, inputs, outputs)
         self.inputs, self.outputs, self.size = inputs, outputs, pair(size, "size", least=1)
         self.stride, self.padding, self.output_padding = stride, padding, output_padding
         self.dilation, self.groups = dilation, groups
         shape = (inputs, outputs // groups, *self.size)
         steps = pair(stride, "stride", least=1)
-        fan_in = max(
-            1, inputs // groups * self.size[0] * self.size[1] // (steps[0] * steps[1])
-        )  # filters that meet in a pixel
+        # Each pixel of the result is a sum of as many weights as filters overlap there, times the inputs of a group.
+        fan_in = max(1, inputs // groups * self.size[0] * self.size[1] // (steps[0] * steps[1]))
         self.weight = Parameter(init(rng, shape, fan_in).astype(np.float32), step_scale=step_scale)
         self.bias = Parameter(np.zeros((outputs, 1, 1), np.float32), step_scale=step_scale) if bias else None
 
@@ -186,3 +178,8 @@ class ConvTranspose2D(Module):
             groups=self.groups,
         )
         return y if self.bias is None else y + self.bias
+
+
+def _check_groups(layer: str, groups: int, inputs: int, outputs: int) -> None:
+    if groups < 1 or inputs % groups or outputs % groups:
+        raise ValueError(f"{layer}(groups): expected a divisor of {inputs} inputs and {outputs} outputs, got {groups}")

@@ -1,21 +1,21 @@
 """Modules: functions with parameters.
 
-A module is called on a batch and returns one. ``module(x)`` is inference, always; ``module(x, train=True, rng=rng)`` is
-training, where dropout draws its masks from ``rng`` and batch normalisation looks at the batch. There is no mode to set and
-so none to forget.
+A module is called on a batch and returns one. ``module(x)`` is always inference; ``module(x, train=True, rng=rng)`` is
+training, where dropout draws its masks from ``rng`` and batch normalisation uses the statistics of the batch. There is no
+training mode to set or to forget.
 
-State lives in attributes: every Tensor found by walking a module's attributes, lists and dicts, in the order they were
-defined, is part of it. Those that require a gradient are its parameters; the others (running averages, say) are carried
-along, saved and moved, but not trained.
+The state of a module is every Tensor in its attributes, in the modules, lists and dicts among them, and so on, in the order
+of definition. Tensors that require a gradient are its parameters; the others, such as running averages, are saved and moved
+with the module but not trained.
 
-A module may say what it is: ``about`` is saved beside the state, so that a file of weights can tell which network it holds.
+``about`` holds facts about a module. It is saved beside the state, so that a file of weights names the network it belongs to.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -32,7 +32,7 @@ ABOUT = "about"
 
 
 class Module:
-    """The base of layers and networks: gives a ``forward`` its call, its parameters and its files.
+    """The base of layers and networks. A subclass defines ``forward``; calls, parameters and files are the same for all.
 
     >>> class Scale(Module):
     ...     def __init__(self):
@@ -45,10 +45,10 @@ class Module:
     """
 
     about: Mapping[str, Any] = MappingProxyType({})
-    """Facts to keep with the weights, in JSON's types; ``nn.network`` says here what it built. Replace, never change it."""
+    """Facts to keep with the weights, in JSON's types, such as the network's name. Replace it; do not change it in place."""
 
     def forward(self, x: Any, *, train: bool, rng: np.random.Generator | None) -> Any:
-        """Return the module's output for a batch ``x``; what a subclass writes."""
+        """Return the module's output for a batch ``x``; each subclass defines this."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward(x, *, train, rng)")
 
     def __call__(self, x: Any, *, train: bool = False, rng: np.random.Generator | None = None) -> Any:
@@ -59,11 +59,7 @@ class Module:
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor of the module's state with its dotted name, each once."""
-        seen: set[int] = set()
-        for name, tensor in _walk(self, ""):
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
-                yield name, tensor
+        yield from _walk(self, "", set())
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Yield the parameters with their names."""
@@ -104,7 +100,7 @@ class Module:
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all state, and ``about`` if it says anything, to an ``.npz`` file, atomically and without pickle."""
+        """Write all state, and ``about`` unless it is empty, to an ``.npz`` file, atomically and without pickle."""
         about = {ABOUT: np.array(to_json(self.about, ABOUT))} if self.about else {}
         save_arrays(path, {**self.state(), **about})
 
@@ -116,7 +112,7 @@ class Module:
         FileNotFoundError
             There is no such file.
         ValueError
-            The file is damaged, or holds something else; nothing has changed then.
+            The file is damaged, or is of another architecture; nothing has changed then.
         """
         state, about = read_weights(path)
         for fact in ("network", "options"):
@@ -127,7 +123,7 @@ class Module:
                 )
         return self.load_state(state, source=os.fspath(path))
 
-    # Where and how precisely ----------------------------------------------------------------------------------------
+    # Device and precision -------------------------------------------------------------------------------------------
 
     def to(self, device: str) -> Self:
         """Move all state to ``"cpu"`` or ``"cuda"``, in place; returns the module."""
@@ -143,7 +139,7 @@ class Module:
                 tensor.data = aligned(tensor.data.astype(dtype))
         return self
 
-    # Looks ----------------------------------------------------------------------------------------------------------
+    # Printing -------------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         settings = ", ".join(
@@ -153,7 +149,7 @@ class Module:
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return what ``Module.save`` wrote: the state by name, and what the file says of itself (``{}`` if nothing)."""
+    """Return the state by name, and ``about`` (``{}`` if it was empty), from a file that ``Module.save`` wrote."""
     arrays = load_arrays(path)
     text = arrays.pop(ABOUT, None)
     if text is None:
@@ -167,17 +163,19 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
     return arrays, about
 
 
-def _walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+def _walk(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a value with their names; ``seen`` has the ids of those values that were walked before."""
+    if not isinstance(value, Tensor | Module | list | tuple | dict) or id(value) in seen:
+        return
+    seen.add(id(value))  # so a tensor is yielded once, and a module may hold its own parent
     if isinstance(value, Tensor):
         yield name, value
         return
     if isinstance(value, Module):
-        children = vars(value).items()
-    elif isinstance(value, list | tuple):
-        children = {str(i): child for i, child in enumerate(value)}.items()
+        children: Iterable[tuple[Any, Any]] = vars(value).items()
     elif isinstance(value, dict):
         children = value.items()
     else:
-        return
+        children = enumerate(value)
     for key, child in children:
-        yield from _walk(child, f"{name}.{key}" if name else str(key))
+        yield from _walk(child, f"{name}.{key}" if name else str(key), seen)

@@ -1,6 +1,6 @@
 """Nearest neighbour, and its smoothed, differentiable version, as models with logits.
 
-Nearest neighbour gives an example the class of the closest training point. [WG] 1.2.1 attacks it by way of a smoothed
+Nearest neighbour gives an example the class of the closest training point. [WG] 1.2.1 attacks it through a smoothed
 version, whose probability of class i is
 
     y_i(x) = 1/N sum_n w_n y_i^(n),    w_n = exp(-|x - x^(n)|^2) / sum_m exp(-|x - x^(m)|^2)    ([WG], above table 1.1)
@@ -8,12 +8,12 @@ version, whose probability of class i is
 where y_i^(n) is 1 if training point n has class i and else 0. The factor 1/N, under which the probabilities would sum to
 1/N, is left out. The formula has no bandwidth to choose: ``gamma`` is 1 in it.
 
-Both walk through the training points block by block, so that the memory they take, some 30 MiB for 256 digits of MNIST with
-their gradient, depends on the batch and not on the number of points. Hand over some hundred examples at a time.
+Both go through the training points block by block. The memory that they need, some 30 MiB for 256 digits of MNIST with their
+gradient, then depends on the batch and not on the number of points. Batches of some hundred examples are a good size.
 
-Squares of distances are |x|^2 - 2 <x, p> + |p|^2, since that makes the work a matrix product; but the terms are larger than
-what remains of them. So nearest neighbour takes them as what they are, bounds of known width, and computes the distance of
-whatever may be the closest from the difference; and the smoothed one uses float64.
+Squared distances are computed as |x|^2 - 2 <x, p> + |p|^2, because that is a matrix product. Its rounding error is that of
+the terms, which may be much larger than the distance. So nearest neighbour uses the product only to exclude points, by a
+bound on its error, and computes the distances of the few that remain from the differences; the smoothed version uses float64.
 
 There is nothing to train. The points are state: saved, loaded and moved with the model.
 """
@@ -34,14 +34,17 @@ from npadv.nn.module import Module
 from npadv.ops.chunked import Block
 
 CELLS = 1 << 20
-"""Elements of the largest array that a block makes, be it its points or their distances from the batch."""
+"""Elements of the largest array of a block: its points, or their distances from the batch."""
 
 ABSENT = -1e30
-"""The logit of a class that has no point: lower than any other, and yet finite, as attacks want their logits."""
+"""The logit of a class that has no point: lower than any other, but finite, because attacks need finite logits."""
 
 
 class _Neighbours(Module):
-    """What both have in common: the training points, sorted by class, and the way through them."""
+    """The training points, sorted by class, and the blocks in which they are read."""
+
+    points: Tensor  # (M, D)
+    counts: Tensor  # (K,): points of each class
 
     def __init__(self, images: Array, labels: Any, *, classes: int | None = None) -> None:
         name = type(self).__name__
@@ -56,8 +59,8 @@ class _Neighbours(Module):
         known = to_numpy(check_labels(labels, many, len(images), name=f"{name}(labels)"))
         counts = np.bincount(known, minlength=2 if classes is None else many)
         order = np.argsort(known, kind="stable")
-        self.points = Tensor(images.reshape(len(images), -1)[like(order, images)])  # (M, D)
-        self.counts = Tensor(like(counts.astype(np.int64), images))  # (K,): points of each class
+        self.points = Tensor(images.reshape(len(images), -1)[like(order, images)])
+        self.counts = Tensor(like(counts.astype(np.int64), images))
 
     def _rows(self, x: Any) -> Any:
         features = self.points.shape[1]
@@ -84,7 +87,7 @@ class _Neighbours(Module):
         return [(k, i, min(i + size, end)) for k, (start, end) in spans for i in range(start, end, size)]
 
     def _logits(self, present: Any, x: Any) -> Any:
-        """Give the logits (N, K') of the classes that have points the others' columns, and the precision of x."""
+        """Add columns for the classes without points to the logits (N, K') of those with points, in the precision of x."""
         dtype = np.result_type(x.dtype, self.points.dtype)
         classes = self._present()
         if len(classes) < len(self.counts):
@@ -100,11 +103,11 @@ class _Neighbours(Module):
 class NearestNeighbour(_Neighbours):
     """logit_k = -|x - p|^2 for the point p of class k that is closest to x: the largest is the nearest point's class.
 
-    The nearest point is found exactly, whatever rounding does to the rest: distances that float32 can tell apart are told
-    apart, near-duplicates included. Among points of one class that are equally near the first is taken; among classes, the
-    lowest. A class without points has the logit ``ABSENT``, far below any distance.
+    The nearest point is found exactly: rounding never confuses distances that differ in float32, not even those of
+    near-duplicates. Among points of one class at the same distance the first is taken; among classes, the lowest. A class
+    without points has the logit ``ABSENT``, far below any distance.
 
-    It has gradients, those of the distances to the points found: what is flat is the class, not the logits.
+    The gradients are those of the distances to the points found. The class is constant nearby, the logits are not.
 
     Parameters
     ----------
@@ -135,7 +138,7 @@ class NearestNeighbour(_Neighbours):
         return self._logits(-ops.concatenate(squares, axis=1), x)
 
     def _nearest(self, x: Array) -> Iterator[Array]:
-        """Yield, for each class that has points, the place of the nearest to each example, (N,)."""
+        """Yield, for each class that has points, the index of the nearest to each example, (N,)."""
         xp, points = xp_of(x), self.points.data
         for _, blocks in groupby(self._blocks(len(x)), key=lambda block: block[0]):
             best, place = xp.full(len(x), float("inf")), xp.zeros(len(x), dtype=int)
@@ -147,11 +150,11 @@ class NearestNeighbour(_Neighbours):
 
 
 def _nearest_in_block(x: Array, points: Array, best: Array) -> tuple[Array, Array]:
-    """Return the squared distance to the nearest of some points, and its place; infinity where none is within ``best``.
+    """Return the squared distance to the nearest of some points, and its index; infinity where none is within ``best``.
 
-    Each of the terms of |x|^2 - 2 <x, p> + |p|^2 is a sum of D products, whose rounding error is at most D u times the sum of
-    their magnitudes, u being half of what ``finfo`` calls eps; three more roundings add them up. In all, less than ``slack``.
-    So the nearest is among those whose rough distance exceeds an exact one by no more than that, and these are few.
+    Each term of |x|^2 - 2 <x, p> + |p|^2 is a sum of D products, whose rounding error is at most D u times the sum of their
+    magnitudes, where u is half of ``finfo``'s eps. Three more roundings add the terms up. All this is less than ``slack``. So
+    the nearest point is among those whose rough distance exceeds an exact one by at most ``slack``, and these are few.
     """
     xp, d = xp_of(x), x.shape[1]
     x, points = (a.astype(np.result_type(x.dtype, points.dtype), copy=False) for a in (x, points))
@@ -162,14 +165,14 @@ def _nearest_in_block(x: Array, points: Array, best: Array) -> tuple[Array, Arra
     rows, columns = xp.nonzero(rough <= bound[:, None])
     exact = xp.full(rough.shape, float("inf"))
     step = max(1, CELLS // d)
-    for i in range(0, len(rows), step):  # one after the other where all points are the same, say
+    for i in range(0, len(rows), step):  # in parts, since all points may be within the bound, if all are equal
         r, c = rows[i : i + step], columns[i : i + step]
         exact[r, c] = _squared_distance(x[r], points[c])
     return exact.min(axis=1), exact.argmin(axis=1)
 
 
 def _square(d: Any) -> Any:
-    """Return |d|^2 for each row, (N, 1), without the squares of the elements, which a tape would keep."""
+    """Return |d|^2 for each row, (N, 1), without an array of squares, which the tape would keep."""
     n, features = d.shape
     return ops.reshape(
         ops.matmul(ops.reshape(d, shape=(n, 1, features)), ops.reshape(d, shape=(n, features, 1))), shape=(n, 1)
@@ -184,10 +187,10 @@ def _squared_distance(x: Array, p: Array) -> Array:
 class SmoothedNearestNeighbour(_Neighbours):
     """log y_k(x) of the formula above: the logarithm of the share of the Gaussian kernels that class k's points have.
 
-    softmax(logits) are the paper's probabilities. They are differentiable to any order, and stay so where all kernels
-    underflow: far from all points, and for large ``gamma``, where they approach nearest neighbour's. What attacks meet is
-    then not a gradient that is wrong but a loss that is flat: where all other classes' shares are below 1e-38 (1e-308 if x
-    is float64), the cross-entropy of the class on top is 0, and so is its gradient.
+    softmax(logits) are the paper's probabilities. They are differentiable to any order, also where all kernels underflow: far
+    from all points, and for large ``gamma``, where they approach nearest neighbour's. There the gradient is right, but the
+    loss is flat: where the shares of all other classes are below 1e-38 (1e-308 if x is float64), the cross-entropy of the
+    predicted class is 0, and so is its gradient.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""The networks of the two papers, by name, and two small ones for a quick look.
+"""The networks of the two papers, by name, and two small ones for the demo.
 
-Every network takes images (N, C, H, W) with pixels in [0, 1] and returns logits (N, 10); what a paper did to the pixels
-first (standardising, padding) is part of the network. Sources: the published configurations of the maxout networks
-(Goodfellow et al. 2013) that [WG] builds on, and the published code of [SYN].
+Every network takes images (N, C, H, W) with pixels in [0, 1] and returns logits (N, 10). The paper's preprocessing of the
+pixels (standardising, padding) is part of the network. Sources: the published configurations of the maxout networks
+(Goodfellow et al. 2013), on which [WG] builds, and the published code of [SYN].
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ MNIST_MEAN, MNIST_DEVIATION = 0.1307, 0.3081
 def maxout_mlp(*, rng: np.random.Generator, inputs: int = 784, units: int = 240, pieces: int = 5) -> Sequential:
     """Return the permutation-invariant maxout network of MNIST: two maxout layers and a softmax, with dropout.
 
-    Its published initial weights are so small that it stands still for the first few hundred updates: an epoch of MNIST,
-    thirty of the digits.
+    Its published initial weights are so small that its error hardly changes in the first few hundred updates: one epoch of
+    MNIST, thirty epochs of the digits.
     """
     norm: dict[str, Any] = {"init": SMALL, "max_norm": 1.9365}
     return Sequential(
@@ -64,7 +64,7 @@ def maxout_convnet_mnist(*, rng: np.random.Generator) -> Sequential:
 
 
 def maxout_convnet_cifar10(*, rng: np.random.Generator) -> Sequential:
-    """Return the convolutional maxout network of CIFAR-10 (3 x 32 x 32); its recipe contrast-normalises and whitens first."""
+    """Return the convolutional maxout network of CIFAR-10 (3 x 32 x 32); its recipe normalises contrast and whitens first."""
     conv: dict[str, Any] = {"rng": rng, "init": SMALL, "step_scale": 0.05}
     return Sequential(
         Dropout(0.2, rescale=False),
@@ -116,8 +116,8 @@ def softmax_regression(*, rng: np.random.Generator, inputs: int = 784) -> Sequen
 def syn_convnet(*, rng: np.random.Generator, input_norm: bool = False) -> Sequential:
     """Return the MNIST convnet of [SYN] 5.1: two ReLU convolutions of 5 x 5, max pooling, 200 hidden units.
 
-    Images (28 x 28) are standardised, then padded with zeros to 32 x 32. ``input_norm`` puts in the batch normalisation of
-    the input, without affine parameters, that the paper's robust networks have and its baseline lacks.
+    Images (28 x 28) are standardised, then padded with zeros to 32 x 32. The paper's robust networks also have batch
+    normalisation of the input, without affine parameters; its baseline has none. ``input_norm`` adds it.
     """
     layers = [BatchNorm(1, affine=False)] if input_norm else []
     return Sequential(
@@ -166,7 +166,7 @@ def syn_vgg(*, rng: np.random.Generator) -> Sequential:
 
 
 def small_maxout(*, rng: np.random.Generator) -> Sequential:
-    """Return the demo's maxout network: ``maxout_mlp``, half as wide and quicker to start."""
+    """Return the demo's maxout network: ``maxout_mlp``, half as wide, with initial weights that learn sooner."""
     options: dict[str, Any] = {"rng": rng, "init": glorot_uniform, "max_norm": 1.9365}
     return Sequential(
         Flatten(),
@@ -215,7 +215,7 @@ NETWORKS: dict[str, Callable[..., Sequential]] = {
 def network(name: str, *, rng: np.random.Generator, **options: Any) -> Sequential:
     """Return a network by its name, a key of ``NETWORKS``; an unknown name raises a ValueError that lists them.
 
-    Its ``about`` says which it is, and so will the file that it is saved to.
+    Name and options are kept in the network's ``about``, which is saved with its weights.
     """
     if name not in NETWORKS:
         close = difflib.get_close_matches(name, NETWORKS, n=1)
@@ -227,16 +227,16 @@ def network(name: str, *, rng: np.random.Generator, **options: Any) -> Sequentia
 
 
 def load_network(path: str | os.PathLike[str], name: str | None = None) -> Sequential:
-    """Return the network that a file of weights holds, as the file itself says, or else ``name``.
+    """Return the network that a file of weights holds: the one that the file names, or else ``name``.
 
-    ``about`` is the file's: the network's name and options, and what its training added.
+    Its ``about`` comes from the file: the network's name and options, and the facts that its training added.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is damaged, does not say which network it holds (and no ``name`` is given), or holds another.
+        The file is damaged, or does not name its network (and no ``name`` is given), or names another.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Parameters: the tensors that training changes, each with what its layer has to say about how."""
+"""Parameters: the tensors that training changes, with the settings of their updates."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from npadv.fast.memory import aligned
 
 @dataclass(frozen=True)
 class MaxNorm:
-    """The constraint that no unit's incoming weights are longer than ``limit`` (l2), by shrinking those that are.
+    """The constraint that the l2 norm of each unit's incoming weights is at most ``limit``; longer ones are shortened to it.
 
-    ``axes`` are those that run over one unit's incoming weights: 0 for dense weights (in, out), 1, 2, 3 for filters.
+    ``axes`` run over the incoming weights of one unit: 0 for dense weights (in, out), 1, 2, 3 for filters (K, C, KH, KW).
     """
 
     limit: float
@@ -26,8 +26,8 @@ class MaxNorm:
         """Apply the constraint in place."""
         xp = xp_of(weights)
         length = xp.sqrt((weights * weights).sum(axis=self.axes, keepdims=True))
-        if xp is np and length.max(initial=0) <= self.limit:
-            return  # as after most updates
+        if xp is np and length.max(initial=0) <= self.limit:  # as after most updates
+            return
         weights *= xp.minimum(1, self.limit / xp.maximum(length, self.limit))
 
 
@@ -41,7 +41,7 @@ class Parameter(Tensor):
     step_scale : float
         Multiplies the optimizer's step size for this parameter alone.
     constraint : callable, optional
-        Called by the optimizer after each update on the array, to change it in place: :class:`MaxNorm`, say.
+        The optimizer calls it on the array after each update, to change it in place, such as :class:`MaxNorm`.
     """
 
     __slots__ = ("constraint", "step_scale")

@@ -1,4 +1,4 @@
-"""The layers that behave differently in training: dropout and batch normalisation; and Standardize, which does not."""
+"""The layers that behave differently in training, dropout and batch normalisation; and Standardize, which does not."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ class Dropout(Module):
     rate : float
         Probability of dropping, in [0, 1).
     rescale : bool
-        Divide what is kept by 1 - rate, so that the mean stays. The published maxout networks rescale hidden units but
-        not the input, which therefore arrives larger in inference than it was in training.
+        Divide the kept elements by 1 - rate, so that the mean stays. The published maxout networks rescale hidden units but
+        not the input, which is therefore larger in inference than in training.
 
-    The mask comes from the generator that the model is called with; or, from a :class:`~npadv.ops.DeviceRandom`, it is
-    computed where x is, as in captured steps.
+    The mask is drawn from the generator that the model is called with. A :class:`~npadv.ops.DeviceRandom` in its place, as
+    in captured steps, computes the mask on the device of x.
     """
+
+    rate: float
+    rescale: bool
 
     def __init__(self, rate: float, *, rescale: bool = True) -> None:
         if not 0 <= rate < 1:
@@ -42,19 +45,23 @@ class Dropout(Module):
             raise ValueError("Dropout: training needs a random generator: model(x, train=True, rng=rng)")
         if isinstance(rng, DeviceRandom):
             return ops.dropout(x, rate=self.rate, draw=rng.draw(), rescale=self.rescale)
-        values = value_of(x)
-        draws = np.frombuffer(rng.bytes(2 * x.size), np.uint16).reshape(x.shape)  # of 2**16 numbers: enough for a rate
-        factor = 1 / (1 - self.rate) if self.rescale else 1
-        mask = np.multiply(draws >= round(self.rate * 2**16), factor, dtype=values.dtype)
+        values, factor = value_of(x), 1 / (1 - self.rate) if self.rescale else 1
+        mask = np.multiply(self._kept(x.shape, rng), factor, dtype=values.dtype)
         return x * like(mask, values)
+
+    def _kept(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        """Draw the elements to keep, each with probability 1 - rate, from 16 random bits where these are enough."""
+        draws = np.frombuffer(rng.bytes(2 * int(np.prod(shape))), np.uint16).reshape(shape)
+        kept: np.ndarray = draws >= round(self.rate * 2**16)
+        return kept
 
 
 class BatchNorm(Module):
     """Bring each feature to mean 0 and variance 1, then scale and shift it (Ioffe and Szegedy 2015).
 
-    Features are axis 1 of (N, D) or (N, C, H, W); the statistics run over all other axes. Training uses the batch's own
-    and keeps running averages; inference uses those. ``affine=False`` leaves out scale and shift, as [SYN] does on its
-    input.
+    Features are axis 1 of (N, D) or (N, C, H, W); the statistics run over all other axes. Training uses the statistics of
+    the batch and updates their running averages; inference uses the averages. ``affine=False`` leaves out scale and shift,
+    as [SYN] does on its input.
 
     Parameters
     ----------
@@ -65,6 +72,11 @@ class BatchNorm(Module):
     epsilon : float
         Added to the variance.
     """
+
+    scale: Parameter | None  # (features,)
+    shift: Parameter | None  # (features,)
+    running_mean: Tensor  # (features,)
+    running_variance: Tensor  # (features,)
 
     def __init__(self, features: int, *, affine: bool = True, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
         self.features, self.momentum, self.epsilon = features, momentum, epsilon
@@ -83,7 +95,7 @@ class BatchNorm(Module):
             mean = ops.mean(x, axis=axes, keepdims=True)
             centred = x - mean
             variance = ops.mean(ops.square(centred), axis=axes, keepdims=True)
-            self._remember(value_of(mean), value_of(variance), x.size // self.features)
+            self._update_averages(value_of(mean), value_of(variance), x.size // self.features)
         else:
             centred = x - self.running_mean.data.reshape(column)
             variance = self.running_variance.data.reshape(column)
@@ -92,7 +104,7 @@ class BatchNorm(Module):
             return y
         return y * ops.reshape(self.scale, shape=column) + ops.reshape(self.shift, shape=column)
 
-    def _remember(self, mean: Any, variance: Any, count: int) -> None:
+    def _update_averages(self, mean: Any, variance: Any, count: int) -> None:
         if count < 2:
             raise ValueError(f"BatchNorm: training needs at least two values for each feature, got {count}")
         unbiased = variance * (count / (count - 1))
@@ -101,7 +113,7 @@ class BatchNorm(Module):
 
 
 class Standardize(Module):
-    """(x - mean) / deviation, with constants: so that the model takes pixels in [0, 1] and attacks work in their units.
+    """(x - mean) / deviation with constants: the model takes pixels in [0, 1], and attacks work in the units of pixels.
 
     ``mean`` and ``deviation`` are numbers, or one per channel of (N, C, H, W).
     """

@@ -1,9 +1,9 @@
-"""Dropout by masks that are never stored: computed from a seed and a count wherever one is needed, forward and backward.
+"""Dropout with masks that are never stored: a mask is computed from a seed and a count, once forward and once backward.
 
-NumPy's generators live on the host, so their masks must be made there and carried over. :class:`DeviceRandom` is a state of
-two numbers in the memory of the device, and the mask of a layer a function of it, which the kernel ``kernels/dropout.cu``
-computes for each element where it stands. That is quicker, and the only way that a recorded step (``npadv.capture``) draws
-new masks at each replay.
+NumPy's generators run on the host, so their masks must be drawn there and copied to a GPU. :class:`DeviceRandom` is a state
+of two numbers in the device's memory. The mask of a layer is a function of it, the random generator Philox, which the kernel
+``kernels/dropout.cu`` evaluates for each element. This is faster, and it is the only source of masks for a recorded step
+(``npadv.capture``), which repeats the arguments of its kernels but reads the state anew at each replay.
 """
 
 from __future__ import annotations
@@ -16,15 +16,40 @@ import numpy as np
 from npadv import capture, kernels
 from npadv.autodiff import defvjp, primitive
 from npadv.backend import Array, like, to_numpy, xp_of
+from npadv.fast import dropout as fast
+from npadv.fast.on_cupy import on_cupy
+
+
+@primitive
+@on_cupy(fast.dropout)
+def dropout(x: Any, *, rate: float, draw: Draw, rescale: bool = True) -> Any:
+    """Return x with each element set to zero with probability ``rate``, by a mask of a :class:`DeviceRandom`.
+
+    Element i is kept if the i-th random number, an integer in [0, 2**32), is at least rate * 2**32. ``rescale`` divides the
+    kept elements by 1 - rate. The operation is linear, so its gradient is the operation itself with the same mask.
+    """
+    kept = random_words(x, draw) >= min(round(rate * 2**32), 2**32 - 1)
+    return x * kept * x.dtype.type(1 / (1 - rate) if rescale else 1)
+
+
+defvjp(dropout, lambda g, y, x, rate, draw, rescale=True: dropout(g, rate=rate, draw=draw, rescale=rescale))
+
+
+def random_words(x: Array, draw: Draw) -> Array:
+    """Return a random integer in [0, 2**32) for each element of x, the same whenever the same mask is drawn."""
+    xp, (seed, offset) = xp_of(x), (draw.state[:1], draw.state[1:])
+    counters = xp.arange(-(-x.size // 4)).astype(np.uint64)  # four integers from each
+    words = kernels.philox_reference(counters, offset + xp.uint64(draw.number), seed)
+    return words.reshape(-1)[: x.size].reshape(x.shape)
 
 
 class DeviceRandom:
-    """A random state for dropout in the memory of a device; takes the place of a NumPy generator in training.
+    """A random state for dropout in a device's memory, in place of a NumPy generator in training.
 
     Parameters
     ----------
     seed : int
-        In [0, 2**64): which of the sequences of masks.
+        In [0, 2**64): the number of a sequence of masks.
     reference : array
         Any array on the device.
 
@@ -34,7 +59,7 @@ class DeviceRandom:
     >>> x, draw = np.ones(8), random.draw()
     >>> bool((dropout(x, rate=0.5, draw=draw) == dropout(x, rate=0.5, draw=draw)).all())
     True
-    >>> random.advance()  # a step is over: its masks are gone
+    >>> random.advance()  # the step is over; its masks cannot be computed any more
     >>> random.state()
     {'state': array([2024,    1], dtype=uint64)}
     """
@@ -43,15 +68,15 @@ class DeviceRandom:
         if not 0 <= seed < 2**64:
             raise ValueError(f"DeviceRandom(seed): expected an integer in [0, 2**64), got {seed!r}")
         self.memory = like(np.array([seed, 0], np.uint64), reference)  # seed, offset
-        self.steps = self.draws = 0  # the steps finished, and the masks drawn in this one
+        self.steps = self.draws = 0  # steps finished; masks drawn in the present one
 
     def draw(self) -> Draw:
-        """Return the next mask of this step: one for each layer, and for each time that it is called."""
+        """Return the next mask of this step. Each call of each layer draws one."""
         self.draws += 1
         return Draw(self, self.draws - 1, self.steps)
 
     def advance(self) -> None:
-        """End a step, after its last gradient: the next one draws other masks."""
+        """End a step, after its last gradient. The next step draws other masks."""
         draws = self.draws
         if draws and xp_of(self.memory) is np:
             self.memory[1] += np.uint64(draws)
@@ -64,7 +89,7 @@ class DeviceRandom:
         self.steps, self.draws = self.steps + 1, 0
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what a resumed run needs."""
+        """Return everything that a resumed run needs."""
         return {"state": to_numpy(self.memory).copy()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -75,12 +100,12 @@ class DeviceRandom:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"DeviceRandom has no {name}: a captured step can draw the masks of dropout, and nothing else"
+            f"DeviceRandom has no {name}: a captured step can draw the masks of dropout, no other random numbers"
         )
 
 
 class Draw(NamedTuple):
-    """One of a random state's masks: which, and of which step."""
+    """The number of a mask: the ``number``-th of a step of a random state."""
 
     random: DeviceRandom
     number: int
@@ -95,16 +120,3 @@ class Draw(NamedTuple):
                 "take the gradient before DeviceRandom.advance()"
             )
         return self.random.memory
-
-
-@primitive
-def dropout(x: Any, *, rate: float, draw: Draw, rescale: bool = True) -> Any:
-    """Return x with each element zeroed with probability ``rate``, by a mask of a :class:`DeviceRandom`.
-
-    ``rescale`` divides what is kept by 1 - rate. The operation is linear, so its gradient is itself: the same mask again.
-    """
-    run = kernels.dropout_reference if xp_of(x) is np else kernels.dropout
-    return run(x, rate, draw.state, draw=draw.number, rescale=rescale)
-
-
-defvjp(dropout, lambda g, y, x, rate, draw, rescale=True: dropout(g, rate=rate, draw=draw, rescale=rescale))
