@@ -20,7 +20,7 @@ from npadv.commands.parser import DATA, Listing, Parser, add_common, number, pos
 from npadv.data import Dataset, load
 from npadv.defenses import adversarial_training
 from npadv.environment import environment
-from npadv.files import write_json
+from npadv.files import from_json, write_json
 from npadv.nn import NETWORKS, network
 from npadv.recipes import RECIPES, Recipe
 from npadv.train import Callback, Training, classification_loss, evaluate, fit
@@ -133,7 +133,9 @@ class Settings(dict[str, Any]):
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Raise a ValueError unless the checkpoint's run was started with the same settings."""
-        before = json.loads(str(state["json"])) if "json" in state else {}
+        before = from_json(str(state["json"]), "settings") if "json" in state else {}
+        if not isinstance(before, dict):
+            raise ValueError(f"settings: expected options by name, got {before!r:.40}")
         for name, value in self.items():
             if before.get(name) != value:
                 raise ValueError(f"was written with {name}={before.get(name)!r}, this run has {value!r}")
