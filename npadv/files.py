@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> Path:
+def atomic_write(path: str | os.PathLike[str], data: bytes | str, *, sync: bool = True) -> Path:
     """Write `data` (text as UTF-8) to `path`, so that a crash never leaves half a file.
 
     A missing folder is made. If writing fails, an older file at `path` stays as it was, no temporary file is left, and the
-    error names `path`. A killed process may leave its temporary file; `clear_temporaries` removes it.
+    error names `path`. A killed process may leave its temporary file; `clear_temporaries` removes it. Without `sync`, the
+    file may be lost, or empty, after a power failure.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,8 +32,9 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> Path:
     try:
         with open(temporary, "xb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -89,15 +91,27 @@ def to_json(data: Any, name: str, *, indent: int | None = None) -> str:
     return json.dumps(_plain(data, name), indent=indent, ensure_ascii=False)
 
 
-def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Write named arrays as an ``.npz`` archive, under exactly this name; Python objects are refused."""
+def as_json(data: Any) -> Any:
+    """Return `data` as it comes back from a JSON file: tuples are lists.
+
+    >>> as_json({"shape": (1, 28)})
+    {'shape': [1, 28]}
+    """
+    return json.loads(json.dumps(data))
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, sync: bool = True) -> None:
+    """Write named arrays as an ``.npz`` archive, under exactly this name; Python objects are refused.
+
+    ``sync`` is that of ``atomic_write``.
+    """
     buffer = io.BytesIO()
     # Not np.savez: it pickles Python objects, and it cannot take names such as "file".
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-    atomic_write(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue(), sync=sync)
 
 
 class ArrayHeader(NamedTuple):

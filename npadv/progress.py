@@ -44,7 +44,7 @@ def stopped_by_signals() -> Iterator[None]:
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    # Ctrl-C has Python's own handler; a handler of somebody's own for another signal is left alone.
+    # Ctrl-C has Python's own handler already. Handlers that the caller has set for TERM and HUP stay.
     with _handled(interrupt, [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]):
         yield
 
