@@ -47,6 +47,17 @@ def test_an_example_on_the_boundary_crosses_it_by_a_few_roundings(dtype, norm, s
     assert (result.distance[:2] < 200 * np.finfo(dtype).eps).all()
 
 
+def test_of_two_ties_the_one_within_the_box_is_crossed():
+    w = np.array([[0.0, -0.6, 0.8], [0.0, -1.0, -1.0]])  # from black, only the first pixel leads anywhere: to class 2
+    for norm in NORMS:
+        result = linearized(lambda v: v @ w, np.zeros((1, 2)), norm=norm)
+        assert result.prediction[0] == 2
+        assert result.radius[0] == 0
+    darker = linearized(lambda v: v @ -np.abs(w), np.zeros((1, 2)))
+    assert darker.radius[0] == np.inf
+    assert darker.flags["not_converged"][0]
+
+
 @given(
     seed=seeds,
     kind=st.sampled_from(NORMS),
