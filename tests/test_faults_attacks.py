@@ -305,6 +305,26 @@ def test_the_finite_part_of_a_gradient_is_used_and_its_example_flagged(attack, o
     np.testing.assert_allclose(result.x_adv[1], alone.x_adv[0], rtol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_gradient_that_is_not_finite_beyond_the_boundary_is_flagged():
+    """DeepFool meets it only in its last step, along the boundary."""
+
+    def broken_above_a_half(x):
+        return (x - 0.5 + 0 * ops.sqrt(ops.relu(0.5 - x))) @ np.array([[-1.0, 1.0]])
+
+    x = np.array([[0.2]])
+    assert not linearized(broken_above_a_half, x).flags["non_finite_gradient"][0]
+    assert linearized(broken_above_a_half, x, steps=5).flags["non_finite_gradient"][0]
+
+
+def test_jsma_flags_a_gradient_that_is_zero_at_the_start_not_later():
+    flat_above_a_half = lambda x: ops.minimum(0.5, x) @ np.array([[-1.0, 1.0]]) + np.array([9.0, 0.0])  # noqa: E731
+    x = np.array([[0.2], [0.7]])
+    result = jsma(flat_above_a_half, x, np.array([1, 1]), theta=0.4, pairs=False, targeted=True)
+    np.testing.assert_array_equal(result.flags["zero_gradient"], [False, True])
+    np.testing.assert_allclose(result.x_adv, [[0.6], [0.7]])
+
+
 # The budget of the saliency-map attack --------------------------------------------------------------------------------
 
 
@@ -389,6 +409,17 @@ def defaults(name):
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_defaults_are_these(name):
     assert defaults(name) == DEFAULTS[name]
+
+
+def test_the_default_step_of_pgd_is_two_and_a_half_times_the_radius_over_the_steps():
+    points = []
+
+    def model(x):
+        points.append(np.array(getattr(x, "data", x)))
+        return x @ np.array([[1.0, -1.0]])
+
+    pgd(model, np.array([[0.5]]), np.array([0]), eps=0.4, steps=10)
+    np.testing.assert_allclose(np.diff([p[0, 0] for p in points[1:4]]), -0.1)
 
 
 def test_the_table_of_defaults_has_every_attack():
