@@ -423,7 +423,7 @@ WRONG = {
     "NaN budget": (lambda: budgets(eps=[np.nan]), r"^eps: expected a sequence of finite"),
     "halvings": (lambda: budgets(halvings=-1), r"^halvings: expected an integer of at least 0, got -1"),
     "probabilities": (lambda: distances(model=lambda x: x, x=np.full((4, 2), 0.5)), r"^model: expected logits, got prob"),
-    "quantile": (lambda: distances().quantile(1.5), r"^q: expected a share from 0 to 1, got 1\.5"),
+    "quantile": (lambda: distances().quantile(1.5), r"^q: expected a number in \[0, 1\], got 1\.5"),
     "radius": (lambda: distances().within(-1.0), r"^r: expected distances of at least 0, got -1\.0"),
     "NaN distance": (lambda: Distances(np.array([np.nan])), r"^distance: expected numbers \(N,\) of at least 0"),
     "no distance": (lambda: Distances(np.array([])), r"^distance: expected numbers"),

@@ -438,8 +438,8 @@ def test_an_interrupt_while_a_solver_computes_ends_the_attack(monkeypatch):
         ({"max_iterations": 0}, "max_iterations: expected an integer of at least 1, got 0"),
         ({"max_iterations": 2.5}, "max_iterations: expected an integer of at least 1, got 2.5"),
         ({"at_once": 0}, "at_once: expected an integer of at least 1, got 0"),
-        ({"tolerance": -1e-5}, "tolerance: expected a number of at least 0, got -1e-05"),
-        ({"tolerance": float("nan")}, "tolerance: expected a number of at least 0, got nan"),
+        ({"tolerance": -1e-5}, "tolerance: expected a finite number of at least 0, got -1e-05"),
+        ({"tolerance": float("nan")}, "tolerance: expected a finite number of at least 0, got nan"),
         ({"solver": "newton"}, "solver: expected one of scipy, batched, got 'newton'"),
     ],
 )

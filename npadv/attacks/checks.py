@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def check_targets(y: Any, logits: Array, *, targeted: bool) -> Array:
             raise ValueError("y: a targeted attack needs the target classes, got None")
         return logits.argmax(axis=1)
     y = value_of(y)
-    if is_array(y) and not y.dtype.isnative:
+    if is_array(y) and not y.dtype.isnative:  # CuPy knows no other byte order
         y = y.astype(y.dtype.newbyteorder("="))
     labels = check_labels(like(y, logits), logits.shape[1], logits.shape[0], name="y")
     return labels.astype(np.intp, copy=False)  # arithmetic with uint64 would give floats
@@ -132,6 +133,34 @@ def check_positive(name: str, value: Any, *, zero: bool = False) -> float:
             f"{name}: expected a {'finite number of at least 0' if zero else 'positive number'}, got {_shown(value)}"
         )
     return number
+
+
+def check_share(name: str, value: Any) -> float:
+    """Check that an argument is a number from 0 to 1; return it as Python's."""
+    number = _as_number(value)
+    if number is None or not 0 <= number <= 1:
+        raise ValueError(f"{name}: expected a number in [0, 1], got {_shown(value)}")
+    return number
+
+
+def check_number(name: str, value: Any) -> float:
+    """Check that an argument is a finite number; return it as Python's."""
+    number = _as_number(value)
+    if number is None or not abs(number) < float("inf"):
+        raise ValueError(f"{name}: expected a finite number, got {_shown(value)}")
+    return number
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Check that an argument is one of a few names."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {_shown(value)}")
+
+
+def check_rng(rng: Any) -> None:
+    """Check that an argument is a random generator."""
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")
 
 
 def _as_number(value: Any) -> float | None:

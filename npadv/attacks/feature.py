@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from npadv.attacks.box_optimization import Box, BoxProblem, Evaluation, ProblemData, Solution, rowdot
-from npadv.attacks.checks import check_batch, check_count, check_in_box, check_inputs, check_positive
+from npadv.attacks.checks import check_batch, check_choice, check_count, check_in_box, check_inputs, check_positive
 from npadv.attacks.lbfgs import SOLVERS
 from npadv.attacks.result import (
     AttackResult,
@@ -160,11 +160,10 @@ def feature(
     >>> result.x_adv.round(6), result.ratio.round(3)  # the second pixel is at the end of its range, 0.2 from the guide's
     (array([[0.6, 0.3]]), array([0.485]))
     """
-    check_inputs(x, eps=eps, bounds=bounds)
+    eps, bounds = check_inputs(x, eps=eps, bounds=bounds)
     guide = _checked_guide(guide, x, bounds)
-    if solver not in SOLVERS:
-        raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, got {solver!r}")
-    check_positive("tolerance", tolerance, zero=True)
+    check_choice("solver", solver, SOLVERS)
+    tolerance = check_positive("tolerance", tolerance, zero=True)
     check_count("max_iterations", max_iterations)
     check_count("at_once", at_once)
     xp, n = xp_of(x), len(x)

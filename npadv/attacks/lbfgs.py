@@ -23,7 +23,7 @@ import numpy as np
 
 from npadv.attacks import lbfgs_batched, lbfgs_scipy
 from npadv.attacks.box_optimization import BoxProblem, Job
-from npadv.attacks.checks import check_count, check_inputs
+from npadv.attacks.checks import check_choice, check_count, check_flag, check_inputs, check_positive
 from npadv.attacks.lbfgs_problem import PenalizedLoss
 from npadv.attacks.lbfgs_search import Search, Trial
 from npadv.attacks.result import AttackResult, Bounds, Model, first_predictions, make_result, records
@@ -111,8 +111,12 @@ def lbfgs(
     >>> [round(trial.weight, 2) for trial in result.trials[0]][:5], result.trials[0][-1].residual < 1e-5
     ([1.0, 10.0, 100.0, 31.62, 56.23], True)
     """
-    check_inputs(x, kind="l2", bounds=bounds)
-    _check_settings(solver, weight, searches, max_iterations, tolerance, at_once)
+    _, bounds = check_inputs(x, kind="l2", bounds=bounds)
+    weight, tolerance = check_positive("weight", weight), check_positive("tolerance", tolerance, zero=True)
+    check_choice("solver", solver, SOLVERS)
+    check_flag("squared", squared)
+    for name, count in (("searches", searches), ("max_iterations", max_iterations), ("at_once", at_once)):
+        check_count(name, count)
     logits, y, before = first_predictions(model, x, y, targeted=targeted)
 
     # The classes to search for: none for an example that the model already puts where it should go.
@@ -162,16 +166,3 @@ class LBFGSResult(AttackResult):
 
     trials: tuple[tuple[Trial, ...], ...]
     kept: tuple[Trial | None, ...]
-
-
-def _check_settings(
-    solver: str, weight: float, searches: int, max_iterations: int, tolerance: float, at_once: int
-) -> None:
-    if solver not in SOLVERS:
-        raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, got {solver!r}")
-    if not 0 < weight < float("inf"):
-        raise ValueError(f"weight: expected a positive number, got {weight!r}")
-    if not 0 <= tolerance < float("inf"):
-        raise ValueError(f"tolerance: expected a number of at least 0, got {tolerance!r}")
-    for name, count in (("searches", searches), ("max_iterations", max_iterations), ("at_once", at_once)):
-        check_count(name, count)

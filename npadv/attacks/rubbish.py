@@ -29,11 +29,16 @@ import numpy as np
 from npadv import ops
 from npadv.attacks.checks import (
     check_batch,
+    check_bounds,
     check_count,
     check_first_logits,
+    check_flag,
     check_in_box,
     check_logits,
+    check_number,
     check_positive,
+    check_rng,
+    check_share,
 )
 from npadv.attacks.result import Bounds, Model
 from npadv.autodiff import no_record, value_of
@@ -76,7 +81,8 @@ def confident_errors(
     (array([ True, False,  True]), 0.667, 0.9987)
     """
     check_input("x", x, None)
-    check_share("threshold", threshold)
+    threshold = check_share("threshold", threshold)
+    check_flag("sigmoid", sigmoid)
     check_count("batch_size", batch_size)
     batches = (x[i : i + batch_size] for i in range(0, len(x), batch_size))
     log_p = [model_log_probs(model, batch, sigmoid=sigmoid, first=i == 0) for i, batch in enumerate(batches)]
@@ -145,13 +151,10 @@ def gaussian_rubbish(
     check_rng(rng)
     check_shape(shape)
     check_count("n", n)
-    check_positive("deviation", deviation, zero=True)
-    if not math.isfinite(mean):
-        raise ValueError(f"mean: expected a finite number, got {mean!r}")
+    mean, deviation = check_number("mean", mean), check_positive("deviation", deviation, zero=True)
     noise = rng.normal(mean, deviation, (n, *shape))
     if bounds is not None:
-        check_box(bounds)
-        noise = noise.clip(*bounds)
+        noise = noise.clip(*check_finite_box(bounds))
     x = to_device(noise.astype(checked_dtype(dtype)), device)
     return confident_errors(model, x, threshold=threshold, sigmoid=sigmoid, batch_size=batch_size)
 
@@ -230,27 +233,22 @@ class RubbishResult:
 # Checks ---------------------------------------------------------------------------------------------------------------
 
 
-def check_input(name: str, x: Any, bounds: Bounds | None) -> None:
-    """Raise a ValueError unless an argument is a batch of finite numbers, within the box if there is one."""
+def check_input(name: str, x: Any, bounds: Any) -> Bounds | None:
+    """Check that an argument is a batch of finite numbers, within the box if there is one; return the box."""
     check_batch(name, x)
     if x.dtype.kind != "f":
         raise ValueError(f"{name}: expected floating-point values, got dtype {x.dtype}")
-    if bounds is not None:
-        check_box(bounds)
-    check_in_box(name, x, (-math.inf, math.inf) if bounds is None else bounds)
+    box = None if bounds is None else check_finite_box(bounds)
+    check_in_box(name, x, box or (-math.inf, math.inf))
+    return box
 
 
-def check_box(bounds: Bounds) -> None:
-    """Raise a ValueError unless the box is finite and not empty."""
-    low, high = bounds
+def check_finite_box(bounds: Any) -> Bounds:
+    """Check that the box is finite; return its ends as Python's numbers."""
+    low, high = check_bounds(bounds)
     if not -math.inf < low < high < math.inf:
-        raise ValueError(f"bounds: expected finite (low, high) with low < high, got {bounds!r}")
-
-
-def check_share(name: str, value: float) -> None:
-    """Raise a ValueError unless an argument is in [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}: expected a number in [0, 1], got {value!r}")
+        raise ValueError(f"bounds: expected finite (low, high) with low < high, got {(low, high)!r}")
+    return low, high
 
 
 def check_shape(shape: Any) -> None:
@@ -265,13 +263,10 @@ def check_shape(shape: Any) -> None:
 
 def checked_dtype(dtype: Any) -> np.dtype:
     """Return the dtype of the inputs; raise a ValueError unless it is floating-point."""
-    checked: np.dtype = np.dtype(dtype)
+    try:
+        checked: np.dtype = np.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"dtype: expected a floating-point dtype, got {dtype!r}") from None
     if checked.kind != "f":
         raise ValueError(f"dtype: expected a floating-point dtype, got {checked}")
     return checked
-
-
-def check_rng(rng: Any) -> None:
-    """Raise a ValueError unless rng is a generator."""
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")

@@ -23,20 +23,17 @@ halving and eta are the defaults here; Mouret and Clune 2015, "Illuminating sear
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from npadv.attacks.checks import check_count, check_positive
+from npadv.attacks.checks import check_count, check_flag, check_positive, check_rng, check_share
 from npadv.attacks.result import Bounds, Model
 from npadv.attacks.rubbish import (
     RubbishResult,
-    check_box,
-    check_rng,
+    check_finite_box,
     check_shape,
-    check_share,
     checked_dtype,
     make_rubbish_result,
     model_log_probs,
@@ -181,10 +178,15 @@ def evolved_rubbish(
     >>> len(result.history)
     161
     """
-    _check_settings(generations, population, mutation_rate, halved_every, eta, crossover, threshold)
     check_rng(rng)
     check_shape(shape)
-    check_box(bounds)
+    check_count("generations", generations, least=0)
+    check_count("population", population)
+    check_count("halved_every", halved_every)
+    mutation_rate, crossover = check_share("mutation_rate", mutation_rate), check_share("crossover", crossover)
+    threshold, eta = check_share("threshold", threshold), check_positive("eta", eta, zero=True)
+    check_flag("sigmoid", sigmoid)
+    bounds = check_finite_box(bounds)
     low, high = (checked_dtype(dtype).type(bound) for bound in bounds)
 
     def evaluate(images: np.ndarray) -> np.ndarray:
@@ -266,22 +268,3 @@ def _resumed(result: Any, shape: Sequence[int], dtype: Any, generations: int) ->
             f"generations: expected at least the {len(result.history) - 1} of the run to resume, got {generations}"
         )
     return to_numpy(result.x).copy(), list(to_numpy(result.history))
-
-
-def _check_settings(
-    generations: int,
-    population: int,
-    mutation_rate: float,
-    halved_every: int,
-    eta: float,
-    crossover: float,
-    threshold: float,
-) -> None:
-    check_count("generations", generations, least=0)
-    check_count("population", population)
-    check_count("halved_every", halved_every)
-    for name, share in (("mutation_rate", mutation_rate), ("crossover", crossover), ("threshold", threshold)):
-        check_share(name, share)
-    check_positive("eta", eta, zero=True)
-    if not math.isfinite(eta):
-        raise ValueError(f"eta: expected a finite number, got {eta!r}")

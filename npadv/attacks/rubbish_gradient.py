@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 
 from npadv import ops
-from npadv.attacks.checks import check_count, check_first_logits, check_logits, check_positive
-from npadv.attacks.result import Bounds, Flags, Model, add_flags, check_gradient, column, input_gradient
+from npadv.attacks.checks import check_count, check_first_logits, check_flag, check_logits, check_positive, check_share
+from npadv.attacks.result import Bounds, Flags, Model, add_flags, check_gradient, column, input_gradient, records
 from npadv.attacks.rubbish import (
     RubbishResult,
     check_input,
-    check_share,
     log_probs,
     make_rubbish_result,
     model_log_probs,
@@ -65,6 +64,7 @@ def climb(
     return best
 
 
+@records
 def gradient_rubbish(
     model: Model,
     start: Array,
@@ -123,9 +123,9 @@ def gradient_rubbish(
     """
     check_norm(norm)
     check_count("steps", steps)
-    check_positive("decay", decay, zero=True)
-    check_share("threshold", threshold)
-    check_input("start", start, bounds)
+    decay, threshold = check_positive("decay", decay, zero=True), check_share("threshold", threshold)
+    check_flag("sigmoid", sigmoid)
+    bounds = check_input("start", start, bounds)
     xp, n = xp_of(start), len(start)
     with no_record():
         classes = check_first_logits(model(start), n).shape[1]
@@ -135,7 +135,7 @@ def gradient_rubbish(
             raise ValueError("step: expected a number where there are no bounds, got None")
         size = start[0].size
         step = 1.25 * (bounds[1] - bounds[0]) * {"linf": 1.0, "l2": math.sqrt(size), "l1": size}[norm] / steps
-    check_positive("step", step)
+    step = check_positive("step", step)
 
     history: list[Array] = []
     flags: Flags | None = None

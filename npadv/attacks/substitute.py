@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 
 from npadv import ops
-from npadv.attacks.checks import check_count, check_first_logits, check_inputs, check_positive
+from npadv.attacks.checks import check_count, check_first_logits, check_flag, check_inputs, check_positive, check_rng
 from npadv.attacks.oracle import Labelled, Oracle, QueryLog
-from npadv.attacks.result import Bounds, Model, check_gradient, input_gradient, predict
+from npadv.attacks.result import Bounds, Model, check_gradient, input_gradient, predict, records
 from npadv.autodiff import Tensor, no_record, value_of
 from npadv.backend import Array, like, to_numpy, xp_of
 from npadv.functional import check_labels
@@ -60,6 +60,7 @@ def augment(model: Model, x: Array, labels: Any, step: float, bounds: Bounds = (
     return sign_step(x, g if step > 0 else -g, abs(step), bounds)
 
 
+@records
 def substitute(
     oracle: Oracle,
     student: Any,
@@ -154,9 +155,11 @@ def substitute(
     >>> transfer_attack(student, oracle, fgsm, np.array([[0.5, 0.6]]), eps=0.1).success
     array([ True])
     """
-    _check_points("seeds", seeds, bounds)
+    bounds = _check_points("seeds", seeds, bounds)
+    step = check_positive("step", step)
+    check_flag("resume", resume)
     _check_settings(
-        rng, budget, rounds, step, period, reservoir,
+        rng, budget, rounds, period, reservoir,
         reservoir_after=reservoir_after, epochs=epochs, batch_size=batch_size, at_once=at_once,
     )  # fmt: skip
     with no_record():
@@ -235,22 +238,21 @@ def _agreement(student: Model, data: Labelled, reference: Array, at_once: int) -
 # Checks ---------------------------------------------------------------------------------------------------------------
 
 
-def _check_points(name: str, x: Any, bounds: Bounds) -> None:
+def _check_points(name: str, x: Any, bounds: Any) -> Bounds:
+    """Check points as an attack checks its examples; return the box."""
     try:
-        check_inputs(x, bounds=bounds)
+        return check_inputs(x, bounds=bounds)[1]
     except ValueError as error:  # it names x
         message = str(error)
         raise ValueError(name + message[1:] if message.startswith("x:") else message) from error
 
 
 def _check_settings(
-    rng: Any, budget: int, rounds: int, step: float, period: int | None, reservoir: int | None, **counts: int
+    rng: Any, budget: int, rounds: int, period: int | None, reservoir: int | None, **counts: int
 ) -> None:
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")
+    check_rng(rng)
     check_count("budget", budget)
     check_count("rounds", rounds, least=0)
-    check_positive("step", step)
     for name, value in (("period", period), ("reservoir", reservoir)):
         if value is not None:
             check_count(name, value)

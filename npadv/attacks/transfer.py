@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from npadv.attacks.checks import check_inputs, check_logits
+from npadv.attacks.checks import check_flag, check_inputs, check_logits
 from npadv.attacks.oracle import Oracle, query
 from npadv.attacks.result import AttackResult, Model
 from npadv.autodiff import no_record
@@ -66,6 +66,7 @@ def transfer_attack(
     >>> result.success, result.x_adv
     (array([ True]), array([[0.4, 0.5]]))
     """
+    check_flag("targeted", targeted)
     if y is None and targeted:
         raise ValueError("y: a targeted attack needs the target classes, got None")
     check_inputs(x, bounds=options.get("bounds", (0.0, 1.0)))

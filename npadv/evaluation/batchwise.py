@@ -78,6 +78,7 @@ def craft(
     attack: Attack, model: Model, x: Array, y: np.ndarray, **options: Any
 ) -> tuple[Array, np.ndarray, np.ndarray]:
     """Attack a batch: return the adversarial examples, and on the host the model's predictions of them and the distances."""
+    check_callable("attack", attack)
     result = attack(model, x, like(y, x), **options)
     if not isinstance(result, AttackResult):
         raise ValueError(f"attack: expected an AttackResult, got {type(result).__name__}")
@@ -103,12 +104,19 @@ def check_examples(model: Model, x: Any, y: Any) -> np.ndarray:
     The model evaluates one example, so that a label out of range is found at the start of a long run, not at its end.
     """
     check_inputs(x, bounds=ANYWHERE)
+    check_callable("model", model)
     with no_record():
         classes = check_logits(model(x[:1]), 1).shape[1]
     if y is None:
         raise ValueError("y: expected the true classes (N,), got None")
     labels: np.ndarray = check_labels(to_numpy(value_of(y)), classes, len(x), name="y")
     return labels
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Raise a ValueError unless an argument can be called."""
+    if not callable(value):
+        raise ValueError(f"{name}: expected a callable, got {value!r}")
 
 
 def check_models(name: str, models: Any) -> dict[str, Model]:
@@ -123,9 +131,18 @@ def check_models(name: str, models: Any) -> dict[str, Model]:
 
 def check_budgets(eps: Any) -> np.ndarray:
     """Return budgets as a float array (E,); raise a ValueError unless they are finite, at least 0 and increasing."""
-    values = np.asarray(eps, dtype=np.float64)
-    if values.ndim != 1 or not values.size or not np.isfinite(values).all() or values[0] < 0:
+    values = as_numbers(eps)
+    if values is None or values.ndim != 1 or not values.size or not np.isfinite(values).all() or values[0] < 0:
         raise ValueError(f"eps: expected a sequence of finite numbers of at least 0, got {eps!r}")
     if (np.diff(values) <= 0).any():
         raise ValueError(f"eps: expected increasing numbers, got {eps!r}")
     return values
+
+
+def as_numbers(values: Any) -> np.ndarray | None:
+    """Return numbers as a float64 array of any shape; None if they are not numbers."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        return None
+    return array.astype(np.float64) if array.dtype.kind in "fiu" else None

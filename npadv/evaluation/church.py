@@ -25,8 +25,15 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.checks import check_count, check_first_logits, check_inputs, check_positive
-from npadv.attacks.result import Bounds, Model, check_gradient, column, input_gradient
+from npadv.attacks.checks import (
+    check_choice,
+    check_count,
+    check_first_logits,
+    check_flag,
+    check_inputs,
+    check_positive,
+)
+from npadv.attacks.result import Bounds, Model, check_gradient, column, input_gradient, records
 from npadv.autodiff import Tensor
 from npadv.backend import Array, is_array, like, to_numpy, xp_of
 from npadv.evaluation.batchwise import ANYWHERE, check_examples, classify, in_batches
@@ -37,6 +44,7 @@ DIRECTIONS = ("sign", "gradient", "random")
 UNITS = ("rms", "l2", "linf", "given")
 
 
+@records
 def church_windows(
     model: Model,
     x: Array,
@@ -94,13 +102,13 @@ def church_windows(
     >>> windows.directions[0].tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    check_inputs(x, bounds=ANYWHERE if bounds is None else bounds)
+    eps, box = check_inputs(x, eps=check_positive("eps", eps), bounds=ANYWHERE if bounds is None else bounds)
+    bounds = None if bounds is None else box
     labels = check_examples(model, x, y)
+    check_flag("clip", clip)
     if clip and bounds is None:
         raise ValueError("clip: expected bounds to clip to, got bounds=None")
-    if unit not in UNITS:
-        raise ValueError(f"unit: expected one of {', '.join(UNITS)}, got {unit!r}")
-    check_positive("eps", eps)
+    check_choice("unit", unit, UNITS)
     check_count("points", points, 2)
     check_count("batch_size", batch_size)
     directions_of = _Directions(model, x, labels, first, second, unit, rng)

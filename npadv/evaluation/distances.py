@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.checks import check_count
+from npadv.attacks.checks import check_count, check_share
 from npadv.attacks.result import Model
 from npadv.backend import Array, like
-from npadv.evaluation.batchwise import Attack, check_budgets, check_examples, classify, craft, in_batches
+from npadv.evaluation.batchwise import Attack, as_numbers, check_budgets, check_examples, classify, craft, in_batches
 from npadv.evaluation.rates import Rate
 
 
@@ -158,8 +158,7 @@ class Distances:
 
         It is always one of the distances, since a number and infinity cannot be interpolated.
         """
-        if not 0 <= q <= 1:
-            raise ValueError(f"q: expected a share from 0 to 1, got {q!r}")
+        q = check_share("q", q)
         rank = math.ceil(q * len(self.distance) * (1 - 1e-12))  # rounded, 0.07 * 100 is more than 7
         return float(np.sort(self.distance)[max(rank, 1) - 1])
 
@@ -170,8 +169,8 @@ class Distances:
 
     def within(self, r: Any) -> Rate:
         """Return how many examples are broken within each distance r (a number, or an array of any shape)."""
-        radii = np.asarray(r, dtype=np.float64)
-        if not (radii >= 0).all():
+        radii = as_numbers(r)
+        if radii is None or not (radii >= 0).all():
             raise ValueError(f"r: expected distances of at least 0, got {r!r}")
         hits = np.searchsorted(np.sort(self.distance[np.isfinite(self.distance)]), radii, side="right")
         return Rate(hits, np.full(radii.shape, len(self.distance)))

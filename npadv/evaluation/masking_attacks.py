@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.checks import check_count, check_inputs
+from npadv.attacks.checks import check_count, check_inputs, check_rng
 from npadv.attacks.result import Bounds, Model
 from npadv.backend import Array, like, to_numpy
 from npadv.evaluation.batchwise import Attack, check_models, classify
@@ -137,10 +137,9 @@ def noise_as_good(
     Check
         Suspicious if noise breaks examples that the attack does not, and the attack is not clearly better.
     """
-    check_inputs(x, eps=eps, bounds=bounds)
+    eps, bounds = check_inputs(x, eps=eps, bounds=bounds)
     check_count("draws", draws)
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")
+    check_rng(rng)
     generators = rng.spawn(draws)  # one for each draw, so that an example's noise does not depend on the batch
 
     def noise(batch: Array, labels: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ def masking_checks(
     >>> [check.name for check in checks if check.suspicious]
     []
     """
-    check_inputs(x, eps=eps, bounds=bounds)
+    eps, bounds = check_inputs(x, eps=eps, bounds=bounds)
     low, high = bounds
     width = high - low
     if not width < float("inf"):

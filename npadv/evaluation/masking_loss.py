@@ -7,13 +7,13 @@ A zero gradient, and steps that do not raise the loss, are the causes of the sym
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from npadv.attacks.checks import check_count, check_first_logits, check_logits
-from npadv.attacks.result import Model, check_gradient, input_gradient
+from npadv.attacks.result import Model, check_gradient, input_gradient, records
 from npadv.autodiff import Tensor, no_record
 from npadv.backend import Array, like, to_numpy
 from npadv.evaluation.batchwise import Attack, check_examples, craft, in_batches
@@ -27,6 +27,7 @@ NOISE = 1e-3
 """If many steps gain less than few do by no more than this share, they count as equally good."""
 
 
+@records
 def zero_gradients(model: Model, x: Array, y: Any, *, batch_size: int = 500, progress: bool | None = None) -> Check:
     """Check whether the gradient of the cross-entropy at the examples is zero or has non-finite elements.
 
@@ -110,6 +111,8 @@ def more_steps_do_not_help(
     >>> more_steps_do_not_help(lambda x: (x - 0.1) @ np.eye(2), x, y, attack=partial(pgd, eps=0.1)).suspicious
     False
     """
+    if isinstance(steps, str) or not isinstance(steps, Iterable):
+        raise ValueError(f"steps: expected at least 2 increasing integers, got {steps!r}")
     counts = list(steps)
     for value in counts:
         check_count("steps", value)

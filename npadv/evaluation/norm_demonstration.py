@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.checks import check_inputs, check_positive
+from npadv.attacks.checks import check_count, check_inputs, check_positive, check_rng
 from npadv.attacks.result import Model
 from npadv.backend import like, to_numpy
 from npadv.evaluation.batchwise import classify
@@ -80,9 +80,10 @@ def norm_demonstration(
            [0.7, 0.7, 0.7]])
     """
     check_inputs(images, bounds=(0.0, 1.0))
-    check_positive("size", size)
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")
+    size = check_positive("size", size)
+    check_count("true", true, least=0)
+    check_count("other", other, least=0)
+    check_rng(rng)
     classes = check_labels(to_numpy(labels), np.iinfo(np.int64).max, len(images), name="labels")
     x = to_numpy(images)
     rows = x.reshape(len(x), -1).astype(np.float64)

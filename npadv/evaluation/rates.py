@@ -13,6 +13,7 @@ Reference: Wilson 1927, "Probable inference, the law of succession, and statisti
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from statistics import NormalDist
 from typing import Any
 
@@ -37,7 +38,7 @@ def wilson(hits: Any, count: Any, confidence: float = 0.95) -> tuple[np.ndarray,
     >>> float(low), round(float(high), 4)
     (0.0, 0.037)
     """
-    if not 0 < confidence < 1:
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
         raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence!r}")
     k, n = _counts(hits, count)
     z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
