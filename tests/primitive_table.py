@@ -263,6 +263,7 @@ TABLE = {
     "max_unpool2d": poolings(of="g", maximum=True),
     "maximum": binary(near_integers, near_halves),
     "mean": reductions(smooth, empty=False),
+    "min": reductions(distinct, empty=False),
     "minimum": binary(near_integers, near_halves),
     "multiply": binary(smooth, smooth),
     "negative": unary(smooth),

@@ -45,6 +45,16 @@ def test_parameters_come_in_order_of_definition_and_shared_ones_once(rng):
     assert module.parameters()[0] is module.z.weight
 
 
+def test_modules_that_hold_their_parents_and_lists_that_hold_themselves_are_walked_once(rng):
+    parent, child = Nested(rng), Dense(2, 1, rng=rng)
+    expected = [name for name, _ in parent.named_tensors()]
+    parent.child, child.parent = child, parent
+    parent.branches["self"] = parent.branches
+    assert [name for name, _ in parent.named_tensors()] == [*expected, "child.weight", "child.bias"]
+    assert [name for name, _ in child.named_tensors()][:3] == ["weight", "bias", "parent.z.weight"]
+    assert len(child.parameters()) == len(parent.parameters())
+
+
 def test_state_is_a_copy_and_goes_into_another_module(rng):
     first, second = Nested(rng), Nested(rng)
     state = first.state()

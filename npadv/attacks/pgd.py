@@ -38,7 +38,7 @@ from npadv.attacks.result import (
 )
 from npadv.autodiff import no_record
 from npadv.backend import Array, is_array, like, to_numpy, xp_of
-from npadv.norms import project, steepest_ascent_direction
+from npadv.norms import l1_direction, l2_direction, linf_direction, project
 
 
 def climb(
@@ -155,15 +155,15 @@ def pgd(
     return make_result(model, x, best, y, kind=norm, targeted=targeted, queries=queries, before=before, flags=flags)
 
 
+STEEPEST = {"linf": linf_direction, "l2": l2_direction, "l1": l1_direction}
+
+
 def _ascent(norm: str, direction: str, bounds: Bounds) -> Callable[[Array, Array], Array]:
     """Return the function from a gradient and a point to the direction of the step."""
-
-    def ascent(g: Array, point: Array) -> Array:
-        if norm == "l1":
-            g = _without_stuck(g, point, bounds)
-        return g if direction == "gradient" else steepest_ascent_direction(g, norm)
-
-    return ascent
+    steepest = STEEPEST[norm] if direction == "steepest" else lambda g: g
+    if norm != "l1":
+        return lambda g, point: steepest(g)
+    return lambda g, point: steepest(_without_stuck(g, point, bounds))
 
 
 def _without_stuck(g: Array, point: Array, bounds: Bounds) -> Array:

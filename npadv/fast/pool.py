@@ -34,6 +34,8 @@ def max_pool2d_with_winners(x: Any, *, shapes: PoolShapes) -> tuple[Any, list[An
     y = xp.empty_like(taps[0])
     winners = [xp.empty_like(y, dtype=bool) for _ in taps]
     _by_rows(_maximum_and_winners, y, *taps, *winners)
+    if shapes.padded != shapes.x:
+        _exclude_border(y, winners, shapes)
     return y, winners
 
 
@@ -105,6 +107,21 @@ def _maximum_and_winners(y: Any, *taps_and_winners: Any) -> None:
         wins &= free
         free ^= wins
     xp.copyto(first_wins, free)
+
+
+def _exclude_border(y: Any, winners: list[Any], shapes: PoolShapes) -> None:
+    """Correct the winners of windows in which all pixels are -inf, as the border is: the first pixel wins."""
+    lowest = y == -np.inf
+    if not lowest.any():
+        return
+    free = lowest.copy()
+    border = xp_of(y).zeros(shapes.padded, dtype=bool)
+    border[shapes.inside] = True
+    for wins, is_pixel in zip(winners, shapes.taps(border), strict=True):
+        first = free & is_pixel
+        wins &= ~lowest
+        wins |= first
+        free ^= first
 
 
 def _put(g: Any, *taps_and_winners: Any) -> None:

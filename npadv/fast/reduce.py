@@ -41,6 +41,7 @@ def softmax_cross_entropy(x: Any, *, labels: Any, reduction: str) -> Any:
 def softmax_cross_entropy_with_residuals(x: Any, *, labels: Any, reduction: str) -> tuple[Any, Any]:
     """Return the cross-entropy, and the softmax's numerators (N, K) and denominators (N,)."""
     xp = xp_of(x)
+    x = x if x.dtype.kind == "f" else x.astype(np.float64)
     shifted = x - _row_maxima(x)
     exps = xp.exp(shifted)
     sums = exps.sum(axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -50,3 +50,11 @@ class Parameter(Tensor):
         super().__init__(aligned(as_array(data)), requires_grad=True)
         self.step_scale = step_scale
         self.constraint = constraint
+
+    def _refuse(self, other: Any) -> Self:
+        raise TypeError(
+            "in-place arithmetic on a parameter, such as p -= step, would only rebind the name p and change no parameter; "
+            "use optimizer.step(gradients), or p.assign(p.data - step)"
+        )
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = _refuse
