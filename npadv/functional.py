@@ -153,9 +153,7 @@ def maxout(x: Any, pieces: int, axis: int = 1) -> Any:
         raise ValueError(
             f"maxout(pieces): expected a divisor of the {x.shape[axis]} features on axis {axis}, got {pieces}"
         )
-    units = x.shape[axis] // pieces
-    split = ops.reshape(x, shape=(*x.shape[:axis], pieces, units, *x.shape[axis + 1 :]))
-    return ops.max(split, axis=axis)
+    return ops.maxout(x, pieces=pieces, axis=axis)
 
 
 # Targets --------------------------------------------------------------------------------------------------------------

@@ -9,12 +9,13 @@ give what NumPy's give, and ``sigmoid`` and ``softplus`` compute in float64.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from npadv.autodiff import defvjp, primitive, value_of
-from npadv.backend import xp_of
+from npadv.backend import special_of, xp_of
 from npadv.fast import elementwise as fast
 from npadv.fast import faster
 from npadv.ops.shape import unbroadcast
@@ -94,6 +95,36 @@ def exp(x: Any) -> Any:
 def log(x: Any) -> Any:
     """Return the natural logarithm of x."""
     return xp_of(x).log(x)
+
+
+@primitive
+def log1p(x: Any) -> Any:
+    """Return log(1 + x), accurate for small x."""
+    return xp_of(x).log1p(x)
+
+
+@primitive
+def expm1(x: Any) -> Any:
+    """Return e**x - 1, accurate for small x."""
+    return xp_of(x).expm1(x)
+
+
+@primitive
+def sin(x: Any) -> Any:
+    """Return the sine of x, in radians."""
+    return xp_of(x).sin(x)
+
+
+@primitive
+def cos(x: Any) -> Any:
+    """Return the cosine of x, in radians."""
+    return xp_of(x).cos(x)
+
+
+@primitive
+def erf(x: Any) -> Any:
+    """Return the error function: 2 / sqrt(pi) times the integral of exp(-t**2) from 0 to x."""
+    return special_of(x).erf(x)
 
 
 @primitive
@@ -178,6 +209,11 @@ def masked(g: Any, mask: Any) -> Any:
 
 defvjp(exp, lambda g, y, x: g * y)
 defvjp(log, lambda g, y, x: g / x)
+defvjp(log1p, lambda g, y, x: g / (1 + x))
+defvjp(expm1, lambda g, y, x: g * exp(x))
+defvjp(sin, lambda g, y, x: g * cos(x))
+defvjp(cos, lambda g, y, x: -g * sin(x))
+defvjp(erf, lambda g, y, x: g * (2 / math.sqrt(math.pi) * exp(-x * x)))
 defvjp(sqrt, lambda g, y, x: g * 0.5 / y)
 defvjp(square, lambda g, y, x: g * (2 * x))
 defvjp(abs, lambda g, y, x: g * xp_of(value_of(x)).sign(value_of(x)))

@@ -1,7 +1,7 @@
-"""The tasks in plain NumPy, as a course on neural networks would write them: layers with a forward and a backward.
+"""The tasks in plain NumPy, as a course on neural networks would write them: layers with a forward and a backward pass.
 
-Windows are gathered into columns (im2col), maxima found with argmax, arrays made where they are needed. Nothing is done
-for speed, nothing against it: this is what npadv would cost without what it does about memory.
+Convolutions use im2col, maxima use argmax, and every result is a new array. The code is neither tuned nor slowed down; it
+shows the cost of npadv without npadv's care for memory.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def start(*, threads: int) -> dict[str, str]:
     return {"numpy": np.__version__}
 
 
-# Layers: forward remembers what backward needs; backward takes dL/dy, keeps the weights' gradients and returns dL/dx ----------
+# Layers: forward stores the arrays that backward needs; backward takes dL/dy, stores the weights' gradients, returns dL/dx ----
 
 
 class Layer:
-    """One without weights: an empty list of them, and of their gradients."""
+    """A layer without weights."""
 
     weights: tuple[Array, ...] = ()
     gradients: tuple[Array, ...] = ()
@@ -75,7 +75,7 @@ class Maxout(Layer):
     """The maximum over the pieces of each unit."""
 
     def forward(self, x: Array) -> Array:
-        """Return the maxima, and remember where they were."""
+        """Return the maxima, and store their positions."""
         pieces = x.reshape(len(x), problems.MAXOUT_PIECES, problems.MAXOUT_UNITS)
         self.winner = pieces.argmax(axis=1)[:, None]
         return np.take_along_axis(pieces, self.winner, axis=1)[:, 0]
@@ -88,7 +88,7 @@ class Maxout(Layer):
 
 
 class Dropout(Layer):
-    """Zero each element with a probability, and multiply what is kept by a factor."""
+    """Zero each element with a given probability, and multiply the others by a factor."""
 
     def __init__(self, rate: float, factor: float, rng: np.random.Generator) -> None:
         self.rate, self.factor, self.rng = rate, factor, rng
@@ -104,7 +104,7 @@ class Dropout(Layer):
 
 
 class Conv(Layer):
-    """Cross-correlation with padding, as one product of columns and filters."""
+    """Cross-correlation with padding, as one matrix product of columns and filters."""
 
     def __init__(self, w: Array, b: Array, padding: int) -> None:
         self.weights, self.padding = (w, b), padding
@@ -121,7 +121,7 @@ class Conv(Layer):
         return y.reshape(n, oh, ow, len(w)).transpose(0, 3, 1, 2)
 
     def backward(self, g: Array) -> Array:
-        """Return the adjoint of the columns applied to g W."""
+        """Return the gradient in x: g W, each column added back to its window."""
         (w, _), p = self.weights, self.padding
         n, k, oh, ow = g.shape
         rows = g.transpose(0, 2, 3, 1).reshape(-1, k)
@@ -135,13 +135,13 @@ class Conv(Layer):
 
 
 class MaxPool(Layer):
-    """The maximum of windows side by side; rows and columns that fill no window are left out."""
+    """The maximum of adjacent windows; rows and columns that fill no window are left out."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
     def forward(self, x: Array) -> Array:
-        """Return the maxima, and remember where they were."""
+        """Return the maxima, and store their positions."""
         self.shape, s = x.shape, self.size
         n, c, h, w = x.shape
         oh, ow = h // s, w // s
@@ -179,9 +179,9 @@ class Flatten(Layer):
 
 
 def build(network: str, *, dropout: bool = False) -> list[Layer]:
-    """Return a network's layers with the weights that all sides start from."""
+    """Return a network's layers with the weights from which all contenders start."""
     if network == "syn_convnet":
-        raise NotImplementedError("no syn_convnet; its layers are the convnet's")
+        raise NotImplementedError("syn_convnet is not implemented here; it has the same layers as convnet")
     w, rng = problems.weights(network), np.random.default_rng(0)
     if network == "maxout":
         layers = [
@@ -202,7 +202,7 @@ def build(network: str, *, dropout: bool = False) -> list[Layer]:
 
 
 def loss_and_input_gradient(layers: list[Layer], x: Array, y: Array) -> tuple[float, Array]:
-    """Return the summed cross-entropy and its gradient in x; the layers keep their weights' gradients."""
+    """Return the summed cross-entropy and its gradient in x; the layers store their weights' gradients."""
     for layer in layers:
         x = layer.forward(x)
     p = np.exp(x - x.max(axis=1, keepdims=True))
@@ -226,7 +226,7 @@ def gradients(network: str, batch: int) -> tuple[float, list[Array]]:
 
 
 def train_step(network: str, batch: int, dropout: bool = True) -> Step:
-    """Return a step of gradient descent with momentum; the maxout network's weights are then held to their norm."""
+    """Return a step of gradient descent with momentum; the norms of the maxout network's weights are then constrained."""
     layers, (x, y) = build(network, dropout=dropout), problems.batch(network, batch)
     velocity = [np.zeros_like(w) for layer in layers for w in layer.weights]
 
@@ -244,7 +244,7 @@ def train_step(network: str, batch: int, dropout: bool = True) -> Step:
 
 
 def input_gradient(network: str, batch: int) -> Step:
-    """Return what computes the gradient of the summed cross-entropy in the input; the weights' come with it."""
+    """Return a function that computes the gradient in the input (and, unavoidably here, in the weights)."""
     layers, (x, y) = build(network), problems.batch(network, batch)
     return lambda: loss_and_input_gradient(layers, x, y)[1]
 

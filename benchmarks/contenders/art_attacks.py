@@ -1,4 +1,4 @@
-"""npadv's attacks as the Adversarial Robustness Toolbox has them: the same names and settings, on a PyTorch model."""
+"""The attacks of the Adversarial Robustness Toolbox (art) on a PyTorch model, with npadv's names and settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from art.attacks import evasion
 from art.estimators.classification import PyTorchClassifier
 
 from benchmarks import problems
-from benchmarks.sides import victims
+from benchmarks.contenders import victims
 
 Attack = Callable[[], np.ndarray]
 Bounds = tuple[float, float]
@@ -44,7 +44,7 @@ def fgsm(model: Any, x: Any, y: Any, **settings: Any) -> Attack:
 def steepest_ascent(
     model: Any, x: Any, y: Any, *, eps: float, norm: str, targeted: bool = False, bounds: Bounds = (0.0, 1.0)
 ) -> Attack:
-    """One step, then clipped to the box."""
+    """One step of steepest ascent, then clipping to the box."""
     attack = evasion.FastGradientMethod(
         _classifier(model, x, bounds), norm=ORDERS[norm], eps=eps, targeted=targeted, batch_size=len(x)
     )
@@ -65,7 +65,7 @@ def pgd(
     targeted: bool = False,
     bounds: Bounds = (0.0, 1.0),
 ) -> Attack:
-    """Projected gradient descent; the projection is a scaling, in l1 too."""
+    """Projected gradient descent. The projection onto a ball is a scaling, in l1 as well."""
     attack = evasion.ProjectedGradientDescent(
         _classifier(model, x, bounds),
         norm=ORDERS[norm],
@@ -82,9 +82,9 @@ def pgd(
 
 
 def linearized(model: Any, x: Any, y: Any, *, norm: str, steps: int, overshoot: float = 0.02) -> Attack:
-    """DeepFool in l2, away from the model's own class whatever y says."""
+    """DeepFool in l2, away from the class that the model predicts; y is not used."""
     if norm != "l2":
-        raise NotImplementedError(f"the toolbox has DeepFool in l2 alone, not {norm}")
+        raise NotImplementedError(f"the toolbox has DeepFool in l2 only, not in {norm}")
     attack = evasion.DeepFool(
         _classifier(model, x, (0.0, 1.0)), max_iter=steps, epsilon=overshoot, batch_size=len(x), verbose=False
     )
@@ -103,7 +103,7 @@ def carlini_wagner(
     confidence: float = 0.0,
     targeted: bool = False,
 ) -> Attack:
-    """Minimise by gradient descent with a line search instead of Adam; otherwise Carlini and Wagner's attack."""
+    """Carlini and Wagner's attack, minimised by gradient descent with a line search instead of Adam."""
     attack = evasion.CarliniL2Method(
         _classifier(model, x, (0.0, 1.0)),
         confidence=confidence,
@@ -119,11 +119,11 @@ def carlini_wagner(
 
 
 def jsma(model: Any, x: Any, y: Any, *, theta: float, pixels: int, targeted: bool = True) -> Attack:
-    """Change the two pixels that do most for the target; what they do for other classes is not looked at."""
+    """Change the two pixels with the largest derivatives of the target's logit; other classes' derivatives are ignored."""
     attack = evasion.SaliencyMapMethod(
         _classifier(model, x, (0.0, 1.0)),
         theta=theta,
-        gamma=(pixels - 2) / x[0].size,  # it stops only once it has changed more than that, two at a time
+        gamma=(pixels - 2) / x[0].size,  # art stops after it has exceeded this number, and changes two at a time
         batch_size=len(x),
         verbose=False,
     )
@@ -131,7 +131,7 @@ def jsma(model: Any, x: Any, y: Any, *, theta: float, pixels: int, targeted: boo
 
 
 def virtual_adversarial(model: Any, x: Any, y: Any, *, eps: float, iterations: int, xi: float) -> Attack:
-    """Virtual adversarial examples by differences of the divergence along every pixel, of a model of probabilities."""
+    """Virtual adversarial examples, from differences of the divergence along each pixel. art wants probabilities."""
     probabilities = torch.nn.Sequential(model, torch.nn.Softmax(dim=1))
     attack = evasion.VirtualAdversarialMethod(
         _classifier(probabilities, x, (0.0, 1.0)),

@@ -1,4 +1,4 @@
-"""npadv's attacks as foolbox has them: the same names and settings, on a PyTorch model."""
+"""foolbox's attacks on a PyTorch model, with npadv's names and settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from foolbox import attacks
 from foolbox.criteria import Misclassification, TargetedMisclassification
 
-from benchmarks.sides import victims
+from benchmarks.contenders import victims
 
 Attack = Callable[[], torch.Tensor]
 Bounds = tuple[float, float]
@@ -25,7 +25,7 @@ def start(*, threads: int) -> dict[str, str]:
 def _ready(
     attack: Any, model: Any, x: Any, y: Any, eps: float | None, *, targeted: bool = False, bounds: Bounds = (0.0, 1.0)
 ) -> Attack:
-    """Return what runs an attack; foolbox itself looks at the examples once more, to say which succeeded."""
+    """Return a function that runs an attack. foolbox evaluates the examples once more to report which succeeded."""
     known = foolbox.PyTorchModel(model, bounds=bounds, device="cpu")
     x, y = torch.from_numpy(x), torch.from_numpy(y)
     criterion = TargetedMisclassification(y) if targeted else Misclassification(y)
@@ -33,7 +33,7 @@ def _ready(
 
 
 def fgsm(model: Any, x: Any, y: Any, *, eps: float, **where: Any) -> Attack:
-    """One step; foolbox's attack of this name refuses targets, its PGD of one step is the same."""
+    """One step. foolbox's attack of this name refuses targets, so a targeted step is foolbox's PGD with one step."""
     if where.get("targeted"):
         return pgd(model, x, y, eps=eps, step=eps, steps=1, **where)
     return _ready(attacks.LinfFastGradientAttack(), model, x, y, eps, **where)
@@ -52,7 +52,7 @@ def pgd(
     momentum: float = 0.0,
     **where: Any,
 ) -> Attack:
-    """Projected gradient descent; of its two in l1 the one that moves few pixels (the most, at a quantile of 1)."""
+    """Projected gradient descent. In l1, foolbox has two; this is the sparse one, which at quantile 1 moves one pixel."""
     settings = {"abs_stepsize": step, "steps": steps, "random_start": random_start}
     if momentum:
         attack = attacks.LinfMomentumIterativeFastGradientMethod(momentum=momentum, **settings)
@@ -64,7 +64,7 @@ def pgd(
 
 
 def steepest_ascent(model: Any, x: Any, y: Any, *, eps: float, norm: str, **where: Any) -> Attack:
-    """One step; in l1 along the normalised gradient, which is not the steepest ascent there."""
+    """One step. In l1, foolbox follows the normalised gradient, which is not the steepest ascent."""
     single = {
         "l1": attacks.L1FastGradientAttack,
         "l2": attacks.L2FastGradientAttack,
@@ -91,7 +91,7 @@ def carlini_wagner(
     confidence: float = 0.0,
     **where: Any,
 ) -> Attack:
-    """Carlini and Wagner's attack, every search to its end."""
+    """Carlini and Wagner's attack, without stopping early."""
     attack = attacks.L2CarliniWagnerAttack(
         binary_search_steps=searches,
         steps=steps,

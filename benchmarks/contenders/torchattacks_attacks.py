@@ -1,4 +1,4 @@
-"""npadv's attacks as torchattacks has them: the same names and settings, on a PyTorch model. Pixels are in [0, 1]."""
+"""torchattacks' attacks on a PyTorch model, with npadv's names and settings. Pixels are in [0, 1]."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torchattacks
 
-from benchmarks.sides import victims
+from benchmarks.contenders import victims
 
 Attack = Callable[[], torch.Tensor]
 
@@ -57,7 +57,7 @@ def pgd(
 def linearized(model: Any, x: Any, y: Any, *, norm: str, steps: int, overshoot: float = 0.02) -> Attack:
     """DeepFool in l2, one image after another."""
     if norm != "l2":
-        raise NotImplementedError(f"torchattacks has DeepFool in l2 alone, not {norm}")
+        raise NotImplementedError(f"torchattacks has DeepFool in l2 only, not in {norm}")
     return _ready(torchattacks.DeepFool(model, steps=steps, overshoot=overshoot), x, y)
 
 
@@ -73,13 +73,13 @@ def carlini_wagner(
     confidence: float = 0.0,
     targeted: bool = False,
 ) -> Attack:
-    """Carlini and Wagner's attack for one c, since this library does not search for it."""
+    """Carlini and Wagner's attack with a fixed c, since torchattacks does not search for it."""
     return _ready(torchattacks.CW(model, c=weight, kappa=confidence, steps=steps, lr=step), x, y, targeted=targeted)
 
 
 def jsma(model: Any, x: Any, y: Any, *, theta: float, pixels: int, targeted: bool = True) -> Attack:
-    """Apply the saliency map to pairs of pixels, one image after another; a pixel is changed once at most."""
-    # The attack writes into the images it is given.
+    """Apply the saliency map to pairs of pixels, one image after another. Each pixel changes at most once."""
+    # The attack changes its input, so it gets a copy.
     attack = torchattacks.JSMA(model, theta=theta, gamma=pixels / x[0].size)
     attack.set_mode_targeted_by_label(quiet=True)
     x, y = torch.from_numpy(x), torch.from_numpy(y)

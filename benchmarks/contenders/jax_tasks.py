@@ -1,4 +1,4 @@
-"""The tasks in JAX: each one function, compiled as a whole, waited for at its end."""
+"""The tasks in JAX. Each is one function, compiled as a whole; each step waits for its result."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Arrays = list[Any]
 
 
 def start(*, threads: int) -> dict[str, str]:
-    """Let XLA use so many cores, before it looks how many there are; return the versions."""
-    # XLA has no setting for the size of its pool: it makes a thread for every core that the process may run on.
+    """Limit the cores of this process to the number of threads, before XLA counts them; return the versions."""
+    # XLA has no setting for the size of its thread pool: it starts a thread for every core that the process may use.
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     elif threads == 1:
@@ -34,7 +34,7 @@ def start(*, threads: int) -> dict[str, str]:
 def logits(network: str, w: Arrays, x: Any, key: Any = None) -> Any:
     """Return a network's logits; ``key`` switches dropout on."""
     if network == "syn_convnet":
-        raise NotImplementedError("no syn_convnet; its layers are the convnet's")
+        raise NotImplementedError("syn_convnet is not implemented here; it has the same layers as convnet")
     if network == "maxout":
         keys = [None] * 3 if key is None else jax.random.split(key, 3)
         x = _dropout(x, 0.2, 1.0, keys[0])
@@ -91,7 +91,7 @@ def gradients(network: str, batch: int) -> tuple[float, list[np.ndarray]]:
 
 
 def train_step(network: str, batch: int, dropout: bool = True) -> Step:
-    """Return a step of gradient descent with momentum; the maxout network's weights are then held to their norm."""
+    """Return a step of gradient descent with momentum; the norms of the maxout network's weights are then constrained."""
     w, x, y = _problem(network, batch)
     velocity = [jnp.zeros_like(a) for a in w]
     key = jax.random.key(0)
@@ -115,7 +115,7 @@ def train_step(network: str, batch: int, dropout: bool = True) -> Step:
 
 
 def input_gradient(network: str, batch: int) -> Step:
-    """Return what computes the gradient of the summed cross-entropy in the input alone."""
+    """Return a function that computes the gradient of the summed cross-entropy in the input alone."""
     w, x, y = _problem(network, batch)
     differentiated = jax.jit(jax.grad(partial(_summed_loss, network=network), argnums=1))
     return lambda: jax.block_until_ready(differentiated(w, x, y))

@@ -1,4 +1,4 @@
-"""The tasks in HIPS autograd: NumPy's functions, recorded; a convolution is a sum over the filter's taps."""
+"""The tasks in HIPS autograd, which records NumPy's functions. A convolution is a sum of matrix products over the taps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def start(*, threads: int) -> dict[str, str]:
 def logits(network: str, w: Arrays, x: Any, rng: np.random.Generator | None = None) -> Any:
     """Return a network's logits; ``rng`` switches dropout on."""
     if network == "syn_convnet":
-        raise NotImplementedError("no syn_convnet; its layers are the convnet's")
+        raise NotImplementedError("syn_convnet is not implemented here; it has the same layers as convnet")
     if network == "maxout":
         x = x * _mask(x.shape, 0.2, 1.0, rng)
         for i in (0, 2):
@@ -88,11 +88,11 @@ def gradients(network: str, batch: int) -> tuple[float, Arrays]:
 
 
 def train_step(network: str, batch: int, dropout: bool = True) -> Step:
-    """Return a step of gradient descent with momentum; the maxout network's weights are then held to their norm."""
+    """Return a step of gradient descent with momentum; the norms of the maxout network's weights are then constrained."""
     w, (x, y), rng = problems.weights(network), problems.batch(network, batch), np.random.default_rng(0)
     velocity = [np.zeros_like(a) for a in w]
     differentiated = value_and_grad(_loss)
-    logits(network, w, x[:1])  # says now if there is no such network
+    logits(network, w, x[:1])  # raises now if the network is not implemented
 
     def step() -> float:
         loss, g = differentiated(w, x, y, network, rng if dropout else None)
@@ -107,7 +107,7 @@ def train_step(network: str, batch: int, dropout: bool = True) -> Step:
 
 
 def input_gradient(network: str, batch: int) -> Step:
-    """Return what computes the gradient of the summed cross-entropy in the input alone."""
+    """Return a function that computes the gradient of the summed cross-entropy in the input alone."""
     w, (x, y) = problems.weights(network), problems.batch(network, batch)
     differentiated = grad(_summed_loss, 1)
     return lambda: differentiated(w, x, y, network)

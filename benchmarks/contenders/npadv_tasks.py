@@ -1,4 +1,4 @@
-"""The tasks in npadv, through its public functions alone (and, for single convolutions, its three primitives)."""
+"""The tasks in npadv: public functions only, except for single convolutions, which call its three primitives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def start(*, threads: int) -> dict[str, str]:
 
 
 def build(network: str, weights: Sequence[np.ndarray] | None = None) -> nn.Sequential:
-    """Return a network with the weights that all sides start from, or with others."""
+    """Return a network with the given weights, or with those from which all contenders start."""
     rng = np.random.default_rng(0)
     widths = problems.widths(network)
     if widths is not None:
@@ -87,7 +87,7 @@ def _update(network: str, batch: int, loss: Callable[..., Any]) -> Step:
 
 
 def fgsm(network: str, batch: int) -> Step:
-    """Return the attack with all it does: checks of the input, two forward passes, success, distance and flags."""
+    """Return the whole attack: checks of the input, two forward passes, success, distance and flags."""
     model, (x, y) = build(network), problems.batch(network, batch)
     return lambda: attacks.fgsm(model, x, y, eps=0.25).success.mean()
 
@@ -99,7 +99,7 @@ def pgd(network: str, batch: int, steps: int) -> Step:
 
 
 def input_gradient(network: str, batch: int) -> Step:
-    """Return what computes the gradient of the summed cross-entropy in the input alone."""
+    """Return a function that computes the gradient of the summed cross-entropy in the input alone."""
     model, (x, y) = build(network), problems.batch(network, batch)
 
     def step() -> Any:
@@ -110,18 +110,18 @@ def input_gradient(network: str, batch: int) -> Step:
 
 
 def replayed_gradient(network: str, batch: int) -> Step:
-    """Return the same, its tape recorded beforehand."""
+    """Return a function that computes the same gradient from a tape recorded beforehand."""
     model, (x, y) = build(network), problems.batch(network, batch)
     gradient = npadv.Replay(lambda inputs: cross_entropy(model(inputs), y, reduction="sum"))
-    gradient(x / 2), gradient(x)  # of two inputs: then it is believed
+    gradient(x / 2), gradient(x)  # two recordings that agree: the next call replays
     return lambda: gradient(x)[1]
 
 
 def convolution(part: str, batch: int, images: list[int], filters: list[int], padding: int) -> Step:
-    """Return one of the three primitives of a convolution, on arrays in the memory order that the library gives them.
+    """Return one of the three primitives of a convolution, on arrays in the memory order that npadv gives them.
 
-    Images of one or three channels are a data set's, in C order; others are activations, here those of a 1 x 1
-    convolution. The gradient at the output lies in memory as the output does.
+    Images of one or three channels come from a data set, in C order. Other images are activations; here a 1 x 1
+    convolution produces them. The gradient at the output has the memory order of the output.
     """
     rng = np.random.default_rng(0)
     channels, height, width = images
@@ -135,7 +135,7 @@ def convolution(part: str, batch: int, images: list[int], filters: list[int], pa
     work = primitive(part, x, w, g, padding)
 
     def step() -> None:
-        work()  # the result is let go of at once, as the next layer would
+        work()  # the result is freed at once, as in a network
 
     return step
 

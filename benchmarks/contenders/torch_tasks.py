@@ -1,7 +1,7 @@
-"""The tasks in PyTorch, eager, as a careful user would write them; where there are several spellings, the fastest.
+"""The tasks in eager PyTorch, as a careful user would write them; where there are several spellings, the fastest.
 
-``channels_last`` is the second baseline of the convolutional networks: images and filters in the memory order that oneDNN
-prefers (and the worker is started with glibc's thresholds raised, so that activations are not mapped anew at every step).
+``channels_last`` is for the second baseline of the convolutional networks: images and filters in the memory order that oneDNN
+prefers. (Its worker also starts with glibc's thresholds raised, so that activations are not mapped anew at every step.)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def start(*, threads: int, channels_last: bool = False) -> dict[str, str]:
 
 
 class Maxout(nn.Module):
-    """784-240x5-240x5-10 with dropout; pieces lie a stride apart, for which amax is PyTorch's fastest maximum."""
+    """784-240x5-240x5-10 with dropout. The pieces of a unit are not adjacent; amax is then PyTorch's fastest maximum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Maxout(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits."""
         if self.training:
-            x = x * (torch.rand_like(x) >= 0.2)  # dropout without rescaling; in half the time of F.dropout
+            x = x * (torch.rand_like(x) >= 0.2)  # dropout without rescaling, twice as fast as F.dropout
         for layer in (self.first, self.second):
             x = layer(x).view(-1, problems.MAXOUT_PIECES, problems.MAXOUT_UNITS).amax(dim=1)
             x = self.dropout(x)
@@ -99,7 +99,7 @@ def _relu_network(widths: list[int]) -> nn.Module:
 
 
 def build(network: str, weights: Sequence[np.ndarray] | None = None) -> nn.Module:
-    """Return a network with the weights that all sides start from, or with others."""
+    """Return a network with the given weights, or with those from which all contenders start."""
     widths = problems.widths(network)
     model = (
         _relu_network(widths)
@@ -114,7 +114,7 @@ def build(network: str, weights: Sequence[np.ndarray] | None = None) -> nn.Modul
 
 
 def batch(network: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the batch that all sides work on."""
+    """Return the batch on which all contenders work."""
     x, y = (torch.from_numpy(a) for a in problems.batch(network, size))
     return x.contiguous(memory_format=FORMAT) if x.ndim == 4 else x, y
 
@@ -131,17 +131,17 @@ def gradients(network: str, batch: int) -> tuple[float, list[np.ndarray]]:
 
 
 def train_step(network: str, batch: int, dropout: bool = True) -> Step:
-    """Return a step of gradient descent with momentum; the maxout network's weights are then held to their norm."""
+    """Return a step of gradient descent with momentum; the norms of the maxout network's weights are then constrained."""
     model, (x, y) = build(network).train(dropout), _batch(network, batch)
     optimizer = torch.optim.SGD(model.parameters(), lr=problems.STEP_SIZE, momentum=problems.MOMENTUM)
-    held = [p.detach() for p in model.parameters() if p.ndim == 2] if network == "maxout" else []
+    constrained = [p.detach() for p in model.parameters() if p.ndim == 2] if network == "maxout" else []
 
     def step() -> torch.Tensor:
         optimizer.zero_grad()
         loss = F.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
-        for weight in held:
+        for weight in constrained:
             weight.renorm_(p=2, dim=0, maxnorm=problems.MAX_NORM)
         return loss.detach()
 
@@ -149,9 +149,9 @@ def train_step(network: str, batch: int, dropout: bool = True) -> Step:
 
 
 def fgsm(network: str, batch: int) -> Step:
-    """Return the attack with the report that npadv's gives: gradient, step, box, and a second pass to count.
+    """Return the attack with npadv's report: gradient, step, clipping to the box, and a second forward pass for success.
 
-    npadv also checks its input for NaN and the box and looks for useless gradients; here nothing is checked.
+    npadv also checks the input for NaN and for pixels outside the box, and flags useless gradients; this code does not.
     """
     model, (x, y) = _frozen(network), _batch(network, batch)
 
@@ -164,7 +164,7 @@ def fgsm(network: str, batch: int) -> Step:
 
 
 def pgd(network: str, batch: int, steps: int) -> Step:
-    """Return projected gradient descent in the maximum norm: eps .3, step .01, and the same report."""
+    """Return projected gradient descent in the maximum norm, eps .3 and step .01, with the same report."""
     model, (x, y) = _frozen(network), _batch(network, batch)
     low, high = (x - 0.3).clamp(0, 1), (x + 0.3).clamp(0, 1)
 
@@ -180,7 +180,7 @@ def pgd(network: str, batch: int, steps: int) -> Step:
 
 
 def _gradient(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the summed loss's gradient in x, and the predictions on the way."""
+    """Return the gradient of the summed loss in x, and the predictions of the same forward pass."""
     x = x.detach().requires_grad_()
     logits = model(x)
     (g,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), x)
@@ -190,7 +190,7 @@ def _gradient(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch
 def _report(
     model: nn.Module, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor, before: torch.Tensor
 ) -> torch.Tensor:
-    """Return the share of successes, having computed each example's distance and whether it was wrong before, too."""
+    """Compute success, distance and whether each example was wrong before; return the share of successes."""
     with torch.no_grad():
         success = model(x_adv).argmax(dim=1) != y
         _ = (x_adv - x).flatten(1).abs().amax(dim=1), before != y
@@ -202,7 +202,7 @@ def _frozen(network: str) -> nn.Module:
 
 
 def input_gradient(network: str, batch: int) -> Step:
-    """Return what computes the gradient of the summed cross-entropy in the input alone."""
+    """Return a function that computes the gradient of the summed cross-entropy in the input alone."""
     model, (x, y) = _frozen(network), _batch(network, batch)
 
     def step() -> torch.Tensor:
@@ -236,7 +236,7 @@ def primitive(part: str, x: torch.Tensor, w: torch.Tensor, g: torch.Tensor, padd
     return lambda: backward(g, x, w, None, [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, wanted)[i]
 
 
-_batch = batch  # the tasks' argument of the same name hides it
+_batch = batch  # the tasks have an argument of the same name
 
 TASKS: dict[str, Callable[..., Step]] = {
     task.__name__: task for task in (train_step, fgsm, pgd, input_gradient, convolution)

@@ -1,4 +1,4 @@
-"""npadv's attacks as the other libraries' sides have them: what runs an attack and returns the adversarial examples."""
+"""npadv's attacks in the form of the other libraries' ``*_attacks.py``: functions that run one and return its examples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import npadv
-from benchmarks.sides import victims
+from benchmarks.contenders import victims
 from npadv import attacks
 
 Attack = Callable[[], np.ndarray]

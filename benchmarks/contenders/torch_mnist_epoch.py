@@ -1,9 +1,9 @@
-"""An epoch of MNIST as a plain PyTorch script: what ``npadv train NETWORK --epochs 1`` does, start to finish.
+"""An epoch of MNIST as a plain PyTorch script that does the same as ``npadv train NETWORK --epochs 1``.
 
-    python -m benchmarks.sides.torch_epoch maxout_mlp FOLDER_WITH_MNIST OUT THREADS
+    python -m benchmarks.contenders.torch_mnist_epoch maxout_mlp FOLDER_WITH_MNIST OUT THREADS
 
-Reads the files, trains one epoch by the network's recipe, scores the held-out images where the recipe holds some out and the
-test set, and writes the weights and the score.
+The script reads the files, trains for one epoch by the network's recipe, evaluates the test set (and the validation set, if
+the recipe has one), and writes the weights and the results.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import problems
-from benchmarks.sides.torch_side import build, start
+from benchmarks.contenders.torch_tasks import build, start
 
 BATCH = 100
 
@@ -35,7 +35,7 @@ def read(folder: Path, name: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def score(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Return mean loss and error rate, in batches of 500."""
+    """Return the mean loss and the error rate, computed in batches of 500."""
     model.eval()
     logits = torch.cat([model(chunk) for chunk in images.split(500)])
     wrong = (logits.argmax(dim=1) != labels).float().mean()
@@ -43,7 +43,7 @@ def score(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) ->
 
 
 def main(network: str, folder: str, out: str, threads: str) -> None:
-    """Train, score and save."""
+    """Train, evaluate and save."""
     start(threads=int(threads))
     torch.manual_seed(0)
     images, labels = read(Path(folder), "train")
