@@ -28,6 +28,7 @@ from strategies import (
 
 from npadv import ops
 from npadv.autodiff import PRIMITIVES
+from npadv.ops.maxout import winners_of as maxout_winners_of
 from npadv.ops.pool import winners_of
 from npadv.shapes import conv_shapes, pool_shapes
 from npadv.testing import check_grads
@@ -212,6 +213,18 @@ def poolings(draw, *, of="x", maximum=False):
     return given[of], {"shapes": pooling}
 
 
+@st.composite
+def maxouts(draw, *, of="x"):
+    """Return a call of one of maxout's primitives: of x, of a cotangent g, or of u to read at x's maxima."""
+    shape, pieces = draw(hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=3)), draw(st.integers(1, 3))
+    axis = draw(st.integers(0, len(shape) - 1))
+    whole = (*shape[:axis], pieces * shape[axis], *shape[axis + 1 :])
+    x = draw(arrays(whole, distinct))
+    winners = list(maxout_winners_of(x, pieces, axis))
+    given = {"x": (x,), "g": (draw(arrays(shape)), winners), "u": (draw(arrays(whole)), winners)}
+    return given[of], {"pieces": pieces, "axis": axis}
+
+
 def masks(seed):
     random = ops.DeviceRandom(seed, np.zeros(1))
     return random.draw()
@@ -286,8 +299,12 @@ TABLE = {
     "max_pick2d": poolings(of="u", maximum=True),
     "max_pool2d_forward": poolings(maximum=True),
     "max_unpool2d": poolings(of="g", maximum=True),
+    "maxout": maxouts(),
+    "maxout_gather": maxouts(of="u"),
+    "maxout_scatter": maxouts(of="g"),
     "maximum": binary(near_integers, near_halves),
     "mean": reductions(smooth, empty=False),
+    "min": reductions(distinct, empty=False),
     "minimum": binary(near_integers, near_halves),
     "multiply": binary(smooth, smooth),
     "negative": unary(smooth),
@@ -359,7 +376,7 @@ INTERNAL = (
 # Which arguments are differentiated.
 
 CONSTANT = {("clip", 1), ("clip", 2), ("where", 0), ("take_along_axis", 1), ("scatter_along_axis", 1)}
-CONSTANT |= {("max_unpool2d", 1), ("max_pick2d", 1)}
+CONSTANT |= {("max_unpool2d", 1), ("max_pick2d", 1), ("maxout_scatter", 1), ("maxout_gather", 1)}
 VARIABLE = [
     (name, i)
     for name in sorted(TABLE)

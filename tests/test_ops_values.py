@@ -39,6 +39,7 @@ NUMPYS = {
     "max": np.max,
     "maximum": np.maximum,
     "mean": np.mean,
+    "min": np.min,
     "minimum": np.minimum,
     "pad": lambda x, widths, value: np.pad(x, widths, constant_values=value) if x.ndim else x,
     "power": np.power,

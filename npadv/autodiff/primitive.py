@@ -46,9 +46,11 @@ class Operation:
 def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Make a function of arrays into a primitive: on Tensors it is recorded, on plain arrays it runs as it is.
 
-    Positional arguments may be Tensors and are differentiated; keyword arguments are settings and are not.
-    The function must not keep or change its arguments in place. Its name is its key in ``PRIMITIVES``; a second primitive
-    of the same name replaces the first, as when a notebook's cell is run again.
+    Positional arguments may be Tensors and are differentiated; keyword arguments are settings and are not. The function
+    must not keep its arguments or change them in place. Nor may a plain array among them be changed in place before the
+    gradient is taken: the record keeps the array itself, which has no version to compare as a Tensor has. The primitive's
+    name is its key in ``PRIMITIVES``; a second primitive of the same name replaces the first, as when a notebook's cell is
+    run again.
 
     >>> import npadv
     >>> @npadv.primitive

@@ -34,6 +34,7 @@ from npadv.ops.elementwise import (
     where,
 )
 from npadv.ops.linalg import affine, dot, matmul, outer, tensordot
+from npadv.ops.maxout import maxout
 from npadv.ops.pool import avg_pool2d, max_pool2d
 from npadv.ops.rearrange import flip, moveaxis, ravel, repeat, roll, split, squeeze, swapaxes, tile
 from npadv.ops.reduce import logsumexp, max, mean, min, softmax, softmax_cross_entropy, sum
@@ -88,6 +89,7 @@ __all__ = [
     "max",
     "max_pool2d",
     "maximum",
+    "maxout",
     "mean",
     "min",
     "minimum",

@@ -3,13 +3,16 @@
 The gradient of broadcasting is a sum: an element that is used many times receives the sum of the gradients of its uses, which
 ``unbroadcast`` returns. One convention holds at kinks and ties, and a test pins it: **the first wins**. ``maximum(a, b)``
 is differentiated as ``a`` where they are equal, ``relu`` is ``maximum(0, x)`` and so flat at 0, ``abs`` has the derivative
-``sign(0) = 0`` there, and ``clip`` passes the gradient on its closed interval.
+``sign(0) = 0`` there, and ``clip`` passes the gradient on its closed interval. On integers, the functions that NumPy has
+give what NumPy's give, and ``sigmoid`` and ``softplus`` compute in float64.
 """
 
 from __future__ import annotations
 
 import math
 from typing import Any
+
+import numpy as np
 
 from npadv.autodiff import defvjp, primitive, value_of
 from npadv.backend import special_of, xp_of
@@ -63,7 +66,7 @@ defvjp(divide, lambda g, y, a, b: unbroadcast(g / b, a), lambda g, y, a, b: unbr
 defvjp(
     power,
     lambda g, y, a, b: unbroadcast(g * b * a ** _one_less(b), a),
-    lambda g, y, a, b: unbroadcast(g * y * _log(a), b),
+    lambda g, y, a, b: unbroadcast(g * where(value_of(a) == 0, 0.0, y) * _log(a), b),
 )
 defvjp(negative, lambda g, y, x: -g)
 
@@ -162,7 +165,7 @@ def sigmoid(x: Any) -> Any:
     >>> float(sigmoid(np.float64(-800.0))), float(sigmoid(np.float64(800.0)))
     (0.0, 1.0)
     """
-    xp = xp_of(x)
+    xp, x = xp_of(x), as_floating(x)
     z = xp.exp(-xp.abs(x))  # at most 1: cannot overflow
     return xp.where(x >= 0, xp.ones_like(z), z) / (1 + z)
 
@@ -170,7 +173,7 @@ def sigmoid(x: Any) -> Any:
 @primitive
 def softplus(x: Any) -> Any:
     """Return log(1 + exp(x)), without overflow; its derivative is ``sigmoid``."""
-    xp = xp_of(x)
+    xp, x = xp_of(x), as_floating(x)
     return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x)))
 
 
@@ -185,6 +188,11 @@ def relu(x: Any) -> Any:
 def astype(x: Any, *, dtype: Any) -> Any:
     """Return x in another floating-point type; the gradient comes back in x's own."""
     return x.astype(dtype)
+
+
+def as_floating(x: Any) -> Any:
+    """Return an array of integers in float64, and one of floating point as it is."""
+    return x if x.dtype.kind == "f" else x.astype(np.float64)
 
 
 @faster(fast.is_positive)
@@ -240,8 +248,16 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 @primitive
 def clip(x: Any, low: Any, high: Any) -> Any:
-    """Return x confined to [low, high]; the gradient passes where low <= x <= high, the ends included."""
+    """Return x confined to [low, high]; the gradient passes where low <= x <= high, the ends included.
+
+    ``low`` or ``high`` may be None for no bound.
+    """
     return xp_of(x).clip(x, low, high)
+
+
+def _is_between(x: Any, low: Any, high: Any) -> Any:
+    above = True if low is None else x >= low
+    return above & (x == x if high is None else x <= high)
 
 
 defvjp(
@@ -262,7 +278,7 @@ defvjp(
 )
 defvjp(
     clip,
-    lambda g, y, x, low, high: unbroadcast(masked(g, (value_of(x) >= low) & (value_of(x) <= high)), x),
+    lambda g, y, x, low, high: unbroadcast(masked(g, _is_between(value_of(x), value_of(low), value_of(high))), x),
     None,
     None,
 )

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from npadv.autodiff import Tensor, plain_index, value_of
+from npadv.autodiff import Tensor, value_of
+from npadv.backend import is_array
 from npadv.ops import elementwise, linalg, rearrange, reduce, shape, sort, statistics
 
 
@@ -30,6 +31,14 @@ def _transpose(x: Tensor, *axes: Any) -> Any:
     """Return the axes permuted, reversed by default."""
     axes = tuple(axes[0]) if len(axes) == 1 and not _is_int(axes[0]) else axes
     return shape.transpose(x, axes=axes or None)
+
+
+def _own_index(index: Any) -> Any:
+    """Return an index with copies of its lists and arrays, which may change before the gradient reads them."""
+    if isinstance(index, tuple):
+        return tuple(map(_own_index, index))
+    index = value_of(index)
+    return np.array(index) if isinstance(index, list) else index.copy() if is_array(index) else index
 
 
 def _is_int(x: Any) -> bool:
@@ -97,7 +106,7 @@ _METHODS: dict[str, Any] = {
     "__le__": _compare(operator.le),
     "__gt__": _compare(operator.gt),
     "__ge__": _compare(operator.ge),
-    "__getitem__": lambda x, index: shape.getitem(x, index=plain_index(index)),
+    "__getitem__": lambda x, index: shape.getitem(x, index=_own_index(index)),
     "sum": _reduction(reduce.sum),
     "mean": _reduction(reduce.mean),
     "max": _reduction(reduce.max),
