@@ -293,12 +293,25 @@ def test_the_gradient_of_a_product_is_the_product_of_the_others():
     assert ops.prod(np.ones((0, 2)), axis=0).tolist() == [1, 1]
 
 
+def test_integers_and_float16_are_numpys():
+    for dtype in (np.uint8, np.int8, np.bool_, np.int64, np.float16):
+        x = np.array([[3, 5, 100], [1, 2, 100]]).astype(dtype)
+        for name in ("prod", "cumsum", "var", "std", "ravel", "sort", "argmax"):
+            for axis in (0, 1) if name != "ravel" else (0,):
+                given = {} if name == "ravel" else {"axis": axis}
+                got, expected = getattr(ops, name)(x, **given), getattr(np, name)(x, **given)
+                rtol = 1e-3 if dtype is np.float16 else 1e-15
+                np.testing.assert_allclose(got, expected, rtol=rtol, strict=True)
+    assert ops.var(np.array([0, 1000], np.float16)) == np.inf  # 250000 is out of its range
+    assert ops.std(np.array([0, 400], np.float16)) == np.std(np.array([0, 400], np.float16)) == 200
+
+
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 X = np.ones((2, 3))
 WRONG = {
     "squeeze an axis of three": (lambda: ops.squeeze(X, 1), ValueError, "axes of length 1, got an array of shape"),
-    "squeeze an axis twice": (lambda: ops.squeeze(np.ones((1, 2)), (0, -2)), ValueError, "named twice"),
+    "squeeze an axis twice": (lambda: ops.squeeze(np.ones((1, 2)), (0, -2)), ValueError, "repeated axis"),
     "an axis out of range": (lambda: ops.flip(X, 2), np.exceptions.AxisError, "out of bounds"),
     "swapaxes out of range": (lambda: ops.swapaxes(X, 0, 2), np.exceptions.AxisError, "out of bounds"),
     "moveaxis to fewer": (lambda: ops.moveaxis(X, (0, 1), (0,)), ValueError, "as many destinations"),
