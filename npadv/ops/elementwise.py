@@ -13,7 +13,7 @@ import math
 from typing import Any
 
 from npadv.autodiff import defvjp, primitive, value_of
-from npadv.backend import special_of, xp_of
+from npadv.backend import as_floating, special_of, xp_of
 from npadv.fast import elementwise as fast
 from npadv.fast import faster
 from npadv.ops.shape import unbroadcast
