@@ -355,6 +355,24 @@ def check(function, args, kwargs, order=2):
     check_grads(f, [args[i] for i in places], order=order)
 
 
+INTERNAL = (
+    ("arrange", "fast/layout.py chooses an order of the axes in memory with it"),
+    ("avg_pool2d_forward", "avg_pool2d checks its arguments"),
+    ("avg_unpool2d", "the gradient of average pooling"),
+    ("concatenate_args", "concatenate takes a sequence"),
+    ("conv2d_forward", "conv2d checks its arguments"),
+    ("conv2d_input_grad", "the gradient of convolution in the input; conv_transpose2d checks its arguments"),
+    ("conv2d_weight_grad", "the gradient of convolution in the weights"),
+    ("cumsum_along", "cumsum checks the axis"),
+    ("einsum_args", "einsum parses the letters"),
+    ("max_pick2d", "the gradient of the gradient of max pooling"),
+    ("max_pool2d_forward", "max_pool2d checks its arguments"),
+    ("max_unpool2d", "the gradient of max pooling"),
+    ("scatter_along_axis", "the gradient of take_along_axis"),
+)
+"""The primitives that ``npadv.ops`` does not export, each with the reason."""
+
+
 # Which arguments are differentiated.
 
 CONSTANT = {("clip", 1), ("clip", 2), ("where", 0), ("take_along_axis", 1), ("scatter_along_axis", 1)}

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from npadv.autodiff.tensor import Tensor, as_array, tick
-from npadv.backend import Array
+from npadv.autodiff.tensor import Tensor, as_array, tick, value_of
+from npadv.backend import Array, xp_of
 
 Rule = Callable[..., Any]
 
@@ -79,6 +79,8 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
                 values.append(a.data)
                 if a.requires_grad:
                     recorded = True
+            elif type(a) is list:
+                return apply(*_lists_as_arrays(args), **kwargs)
             else:
                 values.append(a)
         recorded = recorded and _recording.get()
@@ -103,6 +105,12 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
     apply.operation = operation  # type: ignore[attr-defined]
     PRIMITIVES[operation.name] = operation
     return apply
+
+
+def _lists_as_arrays(args: tuple[Any, ...]) -> list[Any]:
+    """Return the arguments with arrays in the place of lists: a record must not change when a list does."""
+    xp = xp_of(*map(value_of, args))
+    return [xp.asarray(a) if type(a) is list else a for a in args]
 
 
 def _version_of(base: Array, args: tuple[Any, ...]) -> list[int]:

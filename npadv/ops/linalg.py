@@ -10,12 +10,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from numpy.lib.array_utils import normalize_axis_tuple
+
 from npadv.autodiff import defvjp, primitive, value_of
 from npadv.backend import shape_of
 from npadv.fast import faster
 from npadv.fast import linalg as fast
 from npadv.ops.elementwise import multiply
-from npadv.ops.rearrange import normalized_axes
 from npadv.ops.shape import expand_dims, reshape, sum_to, swap_last_axes, transpose, unbroadcast
 
 
@@ -94,8 +95,8 @@ def tensordot(a: Any, b: Any, axes: int | Sequence[Any] = 2) -> Any:
 def _paired_axes(a: Any, b: Any, axes: int | Sequence[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the axes of a and of b that a tensordot sums over, in pairs."""
     if isinstance(axes, Sequence):
-        in_a, in_b = (tuple(part) if isinstance(part, Sequence) else (part,) for part in axes)
-        pairs = normalized_axes(in_a, a.ndim, "tensordot"), normalized_axes(in_b, b.ndim, "tensordot")
+        in_a, in_b = axes
+        pairs = normalize_axis_tuple(in_a, a.ndim), normalize_axis_tuple(in_b, b.ndim)
         if len(pairs[0]) != len(pairs[1]):
             raise ValueError(f"tensordot(axes={axes}): expected as many axes of a as of b")
         return pairs

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from npadv.ops.shape import broadcast_to, concatenate, getitem, reshape, transpose
 
@@ -31,7 +32,7 @@ def squeeze(x: Any, axis: Axes = None) -> Any:
     (3,)
     """
     ones = tuple(a for a, n in enumerate(x.shape) if n == 1)
-    dropped = ones if axis is None else normalized_axes(axis, x.ndim, "squeeze")
+    dropped = ones if axis is None else all_axes(axis, x.ndim)
     if not set(dropped) <= set(ones):
         raise ValueError(f"squeeze(axis={axis}): expected axes of length 1, got an array of shape {x.shape}")
     return reshape(x, shape=tuple(n for a, n in enumerate(x.shape) if a not in dropped))
@@ -39,7 +40,7 @@ def squeeze(x: Any, axis: Axes = None) -> Any:
 
 def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
     """Return x with two axes exchanged."""
-    a, b = (normalized_axis(axis, x.ndim, "swapaxes") for axis in (axis1, axis2))
+    a, b = (normalize_axis_index(axis, x.ndim) for axis in (axis1, axis2))
     order = list(range(x.ndim))
     order[a], order[b] = b, a
     return transpose(x, axes=tuple(order))
@@ -47,8 +48,8 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
 
 def moveaxis(x: Any, source: Axes, destination: Axes) -> Any:
     """Return x with some axes moved to other places; the rest keep their order."""
-    sources = normalized_axes(source, x.ndim, "moveaxis")
-    destinations = normalized_axes(destination, x.ndim, "moveaxis")
+    sources = all_axes(source, x.ndim)
+    destinations = all_axes(destination, x.ndim)
     if len(sources) != len(destinations):
         raise ValueError(f"moveaxis: expected as many destinations as sources, got {source} and {destination}")
     order = [a for a in range(x.ndim) if a not in sources]
@@ -57,23 +58,9 @@ def moveaxis(x: Any, source: Axes, destination: Axes) -> Any:
     return transpose(x, axes=tuple(order))
 
 
-def normalized_axis(axis: Any, ndim: int, name: str) -> int:
-    """Return an axis as a number in 0..ndim-1; raise ``numpy.exceptions.AxisError`` for one that does not exist."""
-    number = operator.index(axis)
-    if not -ndim <= number < ndim:
-        raise np.exceptions.AxisError(number, ndim, name)
-    return number % ndim
-
-
-def normalized_axes(axis: Axes, ndim: int, name: str) -> tuple[int, ...]:
-    """Return several axes as numbers in 0..ndim-1, all of them for None; raise a ValueError where one is named twice."""
-    if axis is None:
-        return tuple(range(ndim))
-    several = axis if isinstance(axis, tuple | list) else (axis,)
-    axes = tuple(normalized_axis(a, ndim, name) for a in several)
-    if len(set(axes)) < len(axes):
-        raise ValueError(f"{name}(axis={axis}): an axis is named twice")
-    return axes
+def all_axes(axis: Axes, ndim: int) -> tuple[int, ...]:
+    """Return axes counted from 0, all of them for None."""
+    return tuple(range(ndim)) if axis is None else normalize_axis_tuple(axis, ndim)
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------
@@ -85,7 +72,7 @@ def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> li
     >>> [part.tolist() for part in split(np.arange(5), [2, 3])]
     [[0, 1], [2], [3, 4]]
     """
-    axis = normalized_axis(axis, x.ndim, "split")
+    axis = normalize_axis_index(axis, x.ndim)
     length = x.shape[axis]
     if isinstance(indices_or_sections, Sequence | np.ndarray):
         inner = [operator.index(i) for i in indices_or_sections]
@@ -100,7 +87,7 @@ def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> li
 
 def flip(x: Any, axis: Axes = None) -> Any:
     """Return x with the order of the elements reversed along some axes, all by default."""
-    axes = normalized_axes(axis, x.ndim, "flip")
+    axes = all_axes(axis, x.ndim)
     return getitem(x, index=tuple(slice(None, None, -1) if a in axes else slice(None) for a in range(x.ndim)))
 
 
@@ -115,7 +102,7 @@ def roll(x: Any, shift: int | tuple[int, ...], axis: Axes = None) -> Any:
     if axis is None:
         return reshape(roll(ravel(x), shift, 0), shape=x.shape)
     for step, a in np.broadcast(shift, axis):  # an axis may be named twice
-        a = normalized_axis(a, x.ndim, "roll")
+        a = normalize_axis_index(a, x.ndim)
         start = -int(step) % max(x.shape[a], 1)
         if start:
             x = concatenate([_along(x, a, slice(start, None)), _along(x, a, slice(start))], axis=a)
@@ -156,7 +143,7 @@ def repeat(x: Any, repeats: int | Sequence[int], axis: int | None = None) -> Any
     """
     if axis is None:
         return repeat(ravel(x), repeats, 0)
-    axis = normalized_axis(axis, x.ndim, "repeat")
+    axis = normalize_axis_index(axis, x.ndim)
     before, n, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
     if isinstance(repeats, Sequence | np.ndarray):
         return _along(x, axis, np.repeat(np.arange(n), repeats))

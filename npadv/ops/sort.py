@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from numpy.lib.array_utils import normalize_axis_index
+
 from npadv.autodiff import value_of
 from npadv.backend import xp_of
-from npadv.ops.rearrange import normalized_axis, ravel
+from npadv.ops.rearrange import ravel
 from npadv.ops.shape import take_along_axis
 
 
@@ -24,7 +26,7 @@ def sort(x: Any, axis: int | None = -1) -> Any:
     """
     if axis is None:
         return sort(ravel(x), 0)
-    axis = normalized_axis(axis, x.ndim, "sort")
+    axis = normalize_axis_index(axis, x.ndim)
     return take_along_axis(x, argsort(x, axis), axis=axis)
 
 
@@ -42,7 +44,7 @@ def topk(x: Any, k: int, axis: int = -1) -> tuple[Any, Any]:
     >>> values.tolist(), indices.tolist()
     ([3.0, 3.0], [1, 2])
     """
-    axis = normalized_axis(axis, x.ndim, "topk")
+    axis = normalize_axis_index(axis, x.ndim)
     n = x.shape[axis]
     if not 0 <= k <= n:
         raise ValueError(f"topk(k): expected an integer from 0 to {n}, the length of axis {axis}, got {k}")

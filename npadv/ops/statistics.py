@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
+
 from npadv.autodiff import defvjp, primitive
 from npadv.backend import xp_of
-from npadv.ops.elementwise import sqrt, square
-from npadv.ops.rearrange import flip, moveaxis, normalized_axes, normalized_axis, ravel
+from npadv.ops.elementwise import astype, sqrt, square
+from npadv.ops.rearrange import all_axes, flip, moveaxis, ravel
 from npadv.ops.reduce import Axis, mean, sum
 from npadv.ops.shape import concatenate, getitem, reshape
 
@@ -25,10 +28,12 @@ def var(x: Any, *, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -
     (1.0, 2.0)
     """
     count = 1
-    for a in normalized_axes(axis, x.ndim, "var"):
+    for a in all_axes(axis, x.ndim):
         count *= x.shape[a]
     if count - ddof <= 0:
         raise ValueError(f"var: expected more than {ddof} elements, got shape {x.shape} over axis {axis}")
+    if x.dtype == np.float16:  # whose squares overflow
+        return astype(var(astype(x, dtype=np.float32), axis=axis, ddof=ddof, keepdims=keepdims), dtype=np.float16)
     return sum(square(x - mean(x, axis=axis, keepdims=True)), axis=axis, keepdims=keepdims) / (count - ddof)
 
 
@@ -52,7 +57,9 @@ def prod(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
     >>> npadv.grad(prod(x), x)
     array([ 0., 10.,  0.])
     """
-    axes = normalized_axes(axis, x.ndim, "prod")
+    wide = np.empty(0, x.dtype).prod().dtype  # integers of 64 bits for shorter ones
+    x = x if x.dtype == wide else x.astype(wide)
+    axes = all_axes(axis, x.ndim)
     stay = tuple(n for a, n in enumerate(x.shape) if a not in axes)
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
     n = 1
@@ -93,4 +100,4 @@ def cumsum(x: Any, axis: int | None = None) -> Any:
     """
     if axis is None:
         return cumsum_along(ravel(x), axis=0)
-    return cumsum_along(x, axis=normalized_axis(axis, x.ndim, "cumsum"))
+    return cumsum_along(x, axis=normalize_axis_index(axis, x.ndim))
