@@ -10,7 +10,6 @@ row                          against
 convolution and gradients    cuDNN, called by PyTorch, after it has tried its algorithms
 matrix product               cuBLAS, called by PyTorch
 sign step                    a copy of memory that moves as many bytes
-fused dense sign step        ``matmul`` followed by ``sign_step``
 adversarial training step    the same step in PyTorch, eager and with torch.compile (which captures it as well)
 ===========================  ==============================================================================
 
@@ -77,7 +76,6 @@ GROUPS = {  # the beginning of a row's title, and the baseline of these rows
     "weight gradient": "cuDNN",
     "matmul": "cuBLAS",
     "sign step": "copy",
-    "dense sign step": "two kernels",
     "adversarial step": "PyTorch, eager",
     "same step": "torch.compile",
 }
@@ -105,8 +103,6 @@ def rows(xp: Any, torch: Any) -> Iterator[Row]:
         yield product(M, N, K, xp, torch)
     for n, d in STEP_SHAPES:
         yield sign_step(n, d, xp)
-    for n, d in STEP_SHAPES:
-        yield dense_sign_step(n, d, xp)
     for compiled in (False, True):
         yield adversarial_step(128, xp, torch, compiled=compiled)
 
@@ -159,17 +155,6 @@ def sign_step(n: int, d: int, xp: Any) -> Row:
         target[...] = source
 
     return Row(f"sign step {n}x{d}", lambda: kernels.sign_step(x, g, 1e-3, bounds=(-9, 9)), copy, "copy")
-
-
-def dense_sign_step(n: int, d: int, xp: Any, units: int = 240) -> Row:
-    """Return the row of the step fused into a dense layer's input gradient, against the two kernels that it replaces."""
-    x, dy, w = _random(xp, (n, d)), _random(xp, (n, units)), _random(xp, (d, units))
-    y = x.copy()
-
-    def two_kernels() -> Any:
-        return kernels.sign_step(y, kernels.matmul(dy, w, transpose_b=True), 1e-3)
-
-    return Row(f"dense sign step {n}x{d}", lambda: kernels.dense_sign_step(x, dy, w, 1e-3), two_kernels, "two kernels")
 
 
 def adversarial_step(n: int, xp: Any, torch: Any, *, compiled: bool, steps: int = 3) -> Row:

@@ -7,6 +7,7 @@ CuPy is imported by nobody until somebody asks for a GPU or hands in a CuPy arra
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -32,6 +33,15 @@ def xp_of(*arrays: Any) -> ModuleType:
         if module == "cupy":
             return sys.modules["cupy"]
     return np
+
+
+def special_of(x: Any) -> ModuleType:
+    """Return the special functions for an array: ``scipy.special``, or ``cupyx.scipy.special``, imported when first used.
+
+    >>> special_of(np.zeros(3)).__name__
+    'scipy.special'
+    """
+    return import_module("scipy.special" if xp_of(x) is np else "cupyx.scipy.special")
 
 
 def is_array(x: Any) -> bool:

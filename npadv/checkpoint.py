@@ -11,15 +11,17 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from npadv.callbacks import Training
-from npadv.files import load_arrays, save_arrays
+from npadv.files import ArrayHeader, from_json, load_arrays, save_arrays
 
 FORMAT = 1
+LARGEST_JSON = 2**26  # bytes: the history of some hundred thousand epochs
 
 
 @dataclass
@@ -104,23 +106,27 @@ class Checkpoint:
         save_arrays(self.path, {**arrays, "json": np.array(json.dumps(facts))})
 
     def _load(self, name: str, expected: Progress) -> Progress:
-        """Check the file, then restore the run in place."""
-        arrays = load_arrays(name)
-        facts = _facts(name, arrays)
+        """Check the file, then restore the run in place, or nothing of it."""
+        facts = _facts(name)
         run = Progress(**facts["progress"])
         self._check(name, facts, run, expected)
         before = {prefix: part.state() for prefix, part in self.parts.items()}
+        arrays = load_arrays(name, partial(self._check_headers, name, before, run.examples))
+        run.order = _order(name, facts, arrays["order"], run)
+        generator = self.rng.bit_generator.state
         try:
             for prefix, part in self.parts.items():
                 part.load_state(_members(prefix, arrays))
-        except ValueError as error:  # all or nothing
+            self.rng.bit_generator.state = _from_json(facts["generator"])
+        except BaseException as error:
+            self.rng.bit_generator.state = generator
             for prefix, part in self.parts.items():
                 part.load_state(before[prefix])
+            if not isinstance(error, Exception):
+                raise
             raise ValueError(f"{name}: {error}") from error
-        self.rng.bit_generator.state = _from_json(facts["generator"])
         self.training.history[:] = facts["history"]
         self.training.stop = facts["stop"]
-        run.order = None if facts["between_epochs"] else arrays["order"]
         return run
 
     def _check(self, name: str, facts: Mapping[str, Any], run: Progress, expected: Progress) -> None:
@@ -129,28 +135,78 @@ class Checkpoint:
             written, here = getattr(run, setting), getattr(expected, setting)
             if written != here:
                 raise ValueError(f"{name}: was written with {setting}={written}, this run has {here}")
-        written, here = facts["generator"]["bit_generator"], type(self.rng.bit_generator).__name__
+        written, here = facts["generator"].get("bit_generator"), type(self.rng.bit_generator).__name__
         if written != here:
             raise ValueError(f"{name}: was written with the generator {written}, this run has {here}")
 
+    def _check_headers(
+        self, name: str, before: Mapping[str, Mapping[str, Any]], examples: int, headers: Mapping[str, ArrayHeader]
+    ) -> None:
+        """Raise a ValueError if an array in the file is missing, unknown or of another shape; ``before`` is the state now.
 
-def _facts(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return everything in a checkpoint that is not an array."""
+        Each callback checks its own state, which may grow during a run.
+        """
+        order = headers.get("order")
+        if order is None or order.shape not in ((0,), (examples,)) or order.dtype.kind not in "iu":
+            raise ValueError(f"{name}: order: expected {examples} indices or none, got {order and order.shape}")
+        for array in headers.keys() - {"json", "order"}:
+            if not array.startswith(("callbacks/", *(f"{prefix}/" for prefix in before))):
+                raise ValueError(f"{name}: expected the state of this run, got an unknown array {array[:60]!r}")
+        self.training.model.check_state(_members("model", headers), name)
+        for prefix in before.keys() & {"optimizer", "masks"}:
+            own, written = before[prefix], _members(prefix, headers)
+            if {key: (a.shape, a.dtype) for key, a in own.items()} != written:
+                raise ValueError(f"{name}: {prefix} state: does not fit this {prefix} and its parameters")
+
+
+def _facts(name: str) -> dict[str, Any]:
+    """Return everything in a checkpoint that is not an array, with its types checked; the other arrays are not read."""
+
+    def check(headers: Mapping[str, ArrayHeader]) -> None:
+        if headers.get("json", ArrayHeader((), np.dtype("U1"))).nbytes > LARGEST_JSON:
+            raise ValueError(f"{name}: json: expected a text of at most {LARGEST_JSON:,} bytes")
+
+    arrays = load_arrays(name, check, only=("json",))
+    text = arrays.get("json", np.array(""))
     try:
-        facts: dict[str, Any] = json.loads(str(arrays["json"]))
+        facts: dict[str, Any] = from_json(str(text), "json")
         written = facts["format"]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{name}: expected a checkpoint of npadv, got another .npz file ({error!r})") from error
+        raise ValueError(f"{name}: expected a checkpoint of npadv, got another .npz file ({error!r:.100})") from error
     if written != FORMAT:
-        raise ValueError(f"{name}: expected a checkpoint of format {FORMAT}, got {written}")
+        raise ValueError(f"{name}: expected a checkpoint of format {FORMAT}, got {written!r:.40}")
+    types = {"progress": dict, "between_epochs": bool, "history": list, "stop": bool, "generator": dict}
+    for key, kind in types.items():
+        if not isinstance(facts.get(key), kind):
+            raise ValueError(f"{name}: {key}: expected a {kind.__name__}, got {facts.get(key)!r:.40}")
+    example = {key: value for key, value in asdict(Progress(0, 0)).items() if key != "order"}
+    for key in facts["progress"].keys() | example.keys():
+        value = facts["progress"].get(key)
+        number = isinstance(value, int) or (isinstance(value, float) and isinstance(example.get(key), float))
+        if key not in example or not number or not 0 <= abs(value) < float("inf"):
+            raise ValueError(f"{name}: progress: expected {sorted(example)} as numbers, got {key[:40]}={value!r:.40}")
+    for row in facts["history"]:
+        numbers = row.values() if isinstance(row, dict) and {"epoch", "seconds"} <= row.keys() else [""]
+        if not all(value is None or isinstance(value, int | float) for value in numbers) or row["seconds"] is None:
+            raise ValueError(f"{name}: history: expected a row of numbers for each epoch, got {row!r:.60}")
     return facts
+
+
+def _order(name: str, facts: Mapping[str, Any], order: np.ndarray, run: Progress) -> np.ndarray | None:
+    """Return the order of the running epoch, if it and the place in it are possible."""
+    if facts["between_epochs"]:
+        return None
+    batches = -(-run.examples // run.batch_size)
+    if not np.array_equal(np.sort(order), np.arange(run.examples)) or not 0 <= run.batch <= batches:
+        raise ValueError(f"{name}: order: expected each of {run.examples} examples once, and a batch of {batches}")
+    return order
 
 
 def _group(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"{prefix}/{name}": array for name, array in arrays.items()}
 
 
-def _members(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _members(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(prefix + "/"): array for name, array in arrays.items() if name.startswith(prefix + "/")}
 
 

@@ -1,8 +1,8 @@
 """The command line: ``npadv demo``, ``train``, ``attack`` and ``evaluate``.
 
 Each command is a file of ``npadv/commands``, imported when its options are parsed, so that ``npadv --help`` answers at once.
-A wrong argument ends with exit code 2 and one line that names it. Ctrl-C ends with exit code 130 and leaves no half-written
-file.
+A wrong argument ends with exit code 2 and one line that names it. Ctrl-C, and the signals TERM and HUP, end with exit code 130
+and leave no half-written file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from npadv import __version__
 from npadv.commands.parser import Parser
+from npadv.progress import stopped_by_signals
 
 # For each command, its line in `npadv --help` and the texts of its own --help.
 COMMANDS: dict[str, dict[str, Any]] = {
@@ -46,18 +47,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        with stopped_by_signals():
+            arguments.run(arguments)
     except KeyboardInterrupt as interrupt:
         print("; ".join(["npadv: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130
     except (NotImplementedError, RecursionError):  # subclasses of RuntimeError, but errors of npadv itself
         raise
+    except MemoryError as error:
+        print(f"npadv {arguments.command}: not enough memory: {error}", file=sys.stderr)
+        return 2
     except (ValueError, RuntimeError, OSError, ImportError, FloatingPointError) as error:
         # A mistake of the user raises one of these, with a sentence that explains it. Any other error is a bug of npadv
         # and keeps its traceback.
-        print(f"npadv {arguments.command}: {error}", file=sys.stderr)
+        print(f"npadv {arguments.command}: {_sentence(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _sentence(error: Exception) -> str:
+    """Return the text of an error; one of the operating system names the file first.
+
+    >>> _sentence(OSError(28, "No space left on device", "runs/a/examples.npz"))
+    'runs/a/examples.npz: No space left on device'
+    """
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def build_parser() -> Parser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import math
@@ -9,17 +10,19 @@ import os
 import secrets
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
-def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> Path:
+def atomic_write(path: str | os.PathLike[str], data: bytes | str, *, sync: bool = True) -> Path:
     """Write `data` (text as UTF-8) to `path`, so that a crash never leaves half a file.
 
-    A missing folder is made. If writing fails, an older file at `path` stays as it was, and no temporary file is left.
+    A missing folder is made. If writing fails, an older file at `path` stays as it was, no temporary file is left, and the
+    error names `path`. A killed process may leave its temporary file; `clear_temporaries` removes it. Without `sync`, the
+    file may be lost, or empty, after a power failure.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,13 +32,24 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> Path:
     try:
         with open(temporary, "xb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
     return path
+
+
+def clear_temporaries(folder: Path, names: Collection[str]) -> None:
+    """Remove the temporary files of these names that killed processes left in a folder; no other process may write there."""
+    for path in folder.glob(".*.*"):
+        name, _, token = path.name[1:].rpartition(".")
+        if name in names and len(token) == 8 and set(token) <= set("0123456789abcdef"):
+            path.unlink(missing_ok=True)
 
 
 def user_cache() -> Path:
@@ -77,40 +91,200 @@ def to_json(data: Any, name: str, *, indent: int | None = None) -> str:
     return json.dumps(_plain(data, name), indent=indent, ensure_ascii=False)
 
 
-def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Write named arrays as an ``.npz`` archive, under exactly this name; Python objects are refused."""
+def as_json(data: Any) -> Any:
+    """Return `data` as it comes back from a JSON file: tuples are lists.
+
+    >>> as_json({"shape": (1, 28)})
+    {'shape': [1, 28]}
+    """
+    return json.loads(json.dumps(data))
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, sync: bool = True) -> None:
+    """Write named arrays as an ``.npz`` archive, under exactly this name; Python objects are refused.
+
+    ``sync`` is that of ``atomic_write``.
+    """
     buffer = io.BytesIO()
     # Not np.savez: it pickles Python objects, and it cannot take names such as "file".
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-    atomic_write(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue(), sync=sync)
 
 
-def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read an ``.npz`` archive of plain arrays; one that would need unpickling is refused.
+class ArrayHeader(NamedTuple):
+    """The shape and dtype of an array in an archive, known before the array is read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the array in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+LARGEST = 2**30
+"""Bytes that the arrays of a compressed archive may take: a small file can unpack to a thousand times its size."""
+
+
+def load_arrays(
+    path: str | os.PathLike[str],
+    check: Callable[[dict[str, ArrayHeader]], object] | None = None,
+    *,
+    only: Collection[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """Read an ``.npz`` archive of plain arrays. Nothing in it is ever unpickled.
+
+    Parameters
+    ----------
+    path : path
+        The archive.
+    check : callable, optional
+        Is called with the headers of all arrays before any array is read; raises a ValueError if they are not as expected.
+    only : collection of str, optional
+        Names of the arrays to read; by default all.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is not such an archive, is damaged or holds Python objects.
+        The file is not such an archive, is damaged, holds Python objects, or holds more than the memory it may need.
     """
+    headers = array_headers(path)
+    if check is not None:
+        check(headers)
+    names = [name for name in headers if only is None or name in only]
+    where, need = os.fspath(path), sum(headers[name].nbytes for name in names)
+    if need > max(LARGEST, os.path.getsize(path)):
+        raise ValueError(
+            f"{where}: expected arrays of at most {LARGEST:,} bytes, got {need:,} bytes in a compressed file"
+        )
     arrays: dict[str, np.ndarray] = {}
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            for name in names:
+                where = f"{os.fspath(path)}: {name}"
+                with archive.open(f"{name}.npy") as member:
+                    arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+                    member.read(1)  # at its end a member is compared with its checksum
+    except Exception as error:  # zipfile, zlib and NumPy raise half a dozen types for a damaged archive
+        raise _unreadable(where, error) from error
+    return arrays
+
+
+def array_headers(path: str | os.PathLike[str]) -> dict[str, ArrayHeader]:
+    """Return the shape and dtype of each array of an ``.npz`` archive, reading a few bytes of each.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As for ``load_arrays``.
+    """
+    headers: dict[str, ArrayHeader] = {}
     where = os.fspath(path)
     try:
-        # Opened here, since np.load leaves the file of a damaged archive open.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            for name in archive.files:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
                 where = f"{os.fspath(path)}: {name}"
-                arrays[name] = archive[name]
+                if not member.filename.endswith(".npy") or name in headers:
+                    raise ValueError("is not the name of one array")
+                headers[name] = _read_header(archive, member)
     except FileNotFoundError:
         raise
-    except Exception as error:  # zipfile and numpy raise half a dozen types for a damaged archive
-        raise ValueError(f"{where}: expected an .npz archive of arrays, could not read it ({error})") from error
-    return arrays
+    except Exception as error:
+        kind = "a zip archive" if headers else describe_file(path)
+        if kind == "a zip archive":
+            raise _unreadable(where, error) from error
+        raise _unreadable(os.fspath(path), f"it seems to be {kind}") from error
+    return headers
+
+
+def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> ArrayHeader:
+    """Return an array's header, if its size agrees with the size of the member."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("is compressed by a method that NumPy does not use")
+    # Deflate packs at most 1032 bytes into one. A larger size in the archive's table is a false one.
+    if member.file_size > (1 if member.compress_type == zipfile.ZIP_STORED else 1032) * member.compress_size + 64:
+        raise ValueError(f"cannot hold {member.file_size:,} bytes")
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, dtype = read(file)
+        start = file.tell()
+    if dtype.hasobject:
+        raise ValueError("holds Python objects, which npadv never loads")
+    header = ArrayHeader(shape, dtype)
+    if min(shape, default=0) < 0 or start + header.nbytes != member.file_size:
+        raise ValueError(f"has {member.file_size:,} bytes, not those of shape {shape} and {dtype}")
+    return header
+
+
+def _unreadable(where: str, reason: object) -> ValueError:
+    text = " ".join(str(reason).split())[:200]
+    return ValueError(f"{where}: expected an .npz archive of arrays, could not read it ({text})")
+
+
+SIGNATURES = {
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF8": "a GIF picture",
+    b"%PDF": "a PDF document",
+    b"\x1f\x8b": "a gzip file",
+    b"\x93NUMPY": "a single array (.npy)",
+    b"\x89HDF": "an HDF5 file",
+    b"\x80\x02": "a pickle (an older file of PyTorch's is one), which npadv never opens",
+    b"\x80\x03": "a pickle, which npadv never opens",
+    b"\x80\x04": "a pickle, which npadv never opens",
+    b"\x80\x05": "a pickle, which npadv never opens",
+}
+
+
+def describe_file(path: str | os.PathLike[str]) -> str:
+    """Return what kind of file this seems to be, from its first bytes; its name says nothing."""
+    if os.path.isdir(path):
+        return "a folder"
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    if not head:
+        return "an empty file"
+    for signature, kind in SIGNATURES.items():
+        if head.startswith(signature):
+            return kind
+    if head.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                torch = any(name.endswith("data.pkl") for name in archive.namelist())
+        except Exception:  # zipfile raises half a dozen types
+            return "a damaged zip archive"
+        return "a file of PyTorch's, which holds pickles that npadv never opens" if torch else "a zip archive"
+    if head[8:9] == b"{":
+        return "a safetensors file"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # incremental, since the last character may be cut
+    except UnicodeDecodeError:
+        return "an unknown or damaged file"
+    return "an unknown or damaged file" if b"\0" in head else "a text file"
+
+
+def from_json(text: str, name: str) -> Any:
+    """Return the value that a text holds as JSON, or raise a ValueError that calls the text ``name``.
+
+    >>> from_json('{"seed": 0}', "settings")
+    {'seed': 0}
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ValueError(f"{name}: expected JSON, got {text[:40]!r} ({reason})") from error
 
 
 def _plain(value: Any, where: str) -> Any:

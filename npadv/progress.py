@@ -1,4 +1,4 @@
-"""Long work: progress bars, and Ctrl-C, which is held until a step is done.
+"""Long work: progress bars, and Ctrl-C, which is held until a step is done. The signals TERM and HUP count as Ctrl-C.
 
 Bars are drawn only on a terminal, and only if tqdm is installed.
 """
@@ -33,16 +33,29 @@ def track(items: Iterable[Any], *, total: int, label: str, show: bool | None = N
         yield from bar
 
 
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Ctrl-C; the signals of a batch system that stops a job, and of a terminal that is closed. Windows has no SIGHUP."""
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let TERM and HUP raise KeyboardInterrupt, as Ctrl-C does, so that a run that is stopped keeps its results."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    # Ctrl-C has Python's own handler already. Handlers that the caller has set for TERM and HUP stay.
+    with _handled(interrupt, [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]):
+        yield
+
+
 @contextmanager
 def interrupts_held() -> Iterator[Callable[[], bool]]:
     """Hold a first Ctrl-C and yield a function that tells whether it was pressed; a second Ctrl-C raises immediately.
 
-    Only the main thread may handle signals; elsewhere, and where Ctrl-C is ignored (nohup), nothing is held.
+    TERM and HUP are held as well where they raise KeyboardInterrupt: see ``stopped_by_signals``. Only the main thread may
+    handle signals; elsewhere, and for ignored signals (nohup), nothing is held.
     """
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous is signal.SIG_IGN:
-        yield lambda: False
-        return
     pressed = False
 
     def remember(number: int, frame: Any) -> None:
@@ -51,11 +64,23 @@ def interrupts_held() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         pressed = True
 
-    signal.signal(signal.SIGINT, remember)
-    try:
+    fatal = [number for number in SIGNALS if signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN, None)]
+    with _handled(remember, [number for number in SIGNALS if number not in fatal]):
         yield lambda: pressed
+
+
+@contextmanager
+def _handled(handler: Callable[[int, Any], None], numbers: Iterable[int]) -> Iterator[None]:
+    """Handle the signals by ``handler`` for a while, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def spent(seconds: float) -> str:

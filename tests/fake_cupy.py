@@ -7,10 +7,10 @@ compiled and launched; ``LAUNCHES`` has each launch's kernel, grid, block and ar
 (:mod:`npadv.kernels.cpu`), in the build and order that ``cpu.running`` says.
 
 A stream can capture: until it ends, whatever would be queued on it is not done but written down, with the arrays that it
-reads and writes; launching the graph does it. So a number that was passed as an argument stays what it was, and an array
-that was replaced is not seen. What CUDA and CuPy refuse in a capture is refused: waits, uploads, cuBLAS. Two faults that a
-GPU would answer with wrong numbers now and then are errors here: work on one stream that did not wait for another's, and a
-graph whose memory is, or may be, in other hands.
+reads and writes; launching the graph does it. So a number that was passed as an argument keeps its value, and an array that
+took the place of another one is not used. The operations that CUDA and CuPy refuse in a capture are refused: waits, uploads,
+cuBLAS. Two faults that give wrong numbers now and then on a GPU are errors here: work on a stream that did not wait for the
+work of another one, and a graph whose memory is, or may be, used by other arrays.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ LAUNCHES = []
 
 NAMES = """
 abs arange arctanh argsort ascontiguousarray broadcast_to clip concatenate copy copyto cumsum empty_like equal exp eye full
-full_like greater isfinite log log1p maximum may_share_memory minimum moveaxis multiply nonzero ones ones_like sign sqrt stack
-take_along_axis tanh where zeros zeros_like
+full_like greater isfinite log log1p maximum may_share_memory minimum moveaxis multiply nonzero ones ones_like repeat sign
+sqrt stack take_along_axis tanh where zeros zeros_like
 """
 
 

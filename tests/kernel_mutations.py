@@ -1,4 +1,4 @@
-"""Ways to run kernels in circumstances that they do not meet by themselves: few blocks, a barrier left out, another device."""
+"""Kernels under changed circumstances: few blocks, a changed source, a barrier left out, an array on another device."""
 
 import contextlib
 import re
@@ -10,14 +10,14 @@ from npadv.kernels import cpu, launch, sources
 
 
 class Elsewhere(np.ndarray):
-    """An array that says it is on another device."""
+    """An array whose device is another one."""
 
     device = "elsewhere"
 
 
 @contextlib.contextmanager
 def few_blocks():
-    """Launch one block where more would do, so that the grid-stride loops go around."""
+    """Launch one block instead of many, so that the grid-stride loops take several rounds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "_MAX_BLOCKS", 1)
         yield
@@ -36,7 +36,7 @@ def changed(file, change):
 
 
 def breaks_without_a_barrier(file, which, run):
-    """Assert that ``run()`` passes the watched build as it is, and fails it once a barrier is taken out of the source."""
+    """Assert that ``run()`` passes the build that finds races, and fails it without one of the barriers in the source."""
     assert len(re.findall(r"__syncthreads\(\);", sources.translation_unit(file))) > which
 
     def without(code):

@@ -28,6 +28,7 @@ from strategies import (
 
 from npadv import ops
 from npadv.autodiff import PRIMITIVES
+from npadv.ops.maxout import winners_of as maxout_winners_of
 from npadv.ops.pool import winners_of
 from npadv.shapes import conv_shapes, pool_shapes
 from npadv.testing import check_grads
@@ -212,6 +213,18 @@ def poolings(draw, *, of="x", maximum=False):
     return given[of], {"shapes": pooling}
 
 
+@st.composite
+def maxouts(draw, *, of="x"):
+    """Return a call of one of maxout's primitives: of x, of a cotangent g, or of u to read at x's maxima."""
+    shape, pieces = draw(hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=3)), draw(st.integers(1, 3))
+    axis = draw(st.integers(0, len(shape) - 1))
+    whole = (*shape[:axis], pieces * shape[axis], *shape[axis + 1 :])
+    x = draw(arrays(whole, distinct))
+    winners = list(maxout_winners_of(x, pieces, axis))
+    given = {"x": (x,), "g": (draw(arrays(shape)), winners), "u": (draw(arrays(whole)), winners)}
+    return given[of], {"pieces": pieces, "axis": axis}
+
+
 def masks(seed):
     random = ops.DeviceRandom(seed, np.zeros(1))
     return random.draw()
@@ -233,6 +246,25 @@ def bent(block, a, b):
     return ops.tanh(block * a) * b + block * b * b
 
 
+@st.composite
+def running(draw):
+    x = draw(arrays(hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=3)))
+    return (x,), {"axis": draw(st.integers(-x.ndim, x.ndim - 1))}
+
+
+EINSUMS = ["ij,jk->ik", "ij,ij->", "ab,b->ba", "i,j->ji", ",i->i", "ij->ji", "ij,jk,kl->li", "bi,bj,ij->b"]
+
+
+@st.composite
+def contractions(draw):
+    """Return a call of einsum's primitive, some of whose axes are of length one beside longer ones."""
+    left, output = draw(st.sampled_from(EINSUMS)).split("->")
+    letters = tuple(left.split(","))
+    sides = {letter: draw(st.integers(0, 3)) for letter in left if letter != ","}
+    shapes = [tuple(1 if draw(st.integers(0, 7)) == 0 else sides[c] for c in own) for own in letters]
+    return tuple(draw(arrays(shape)) for shape in shapes), {"letters": letters, "output": output}
+
+
 TABLE = {
     "abs": unary(nonzero),
     "add": binary(smooth, smooth),
@@ -247,13 +279,19 @@ TABLE = {
     "conv2d_forward": convolutions(),
     "conv2d_input_grad": convolutions(of=("g", "w")),
     "conv2d_weight_grad": convolutions(of=("x", "g")),
+    "cos": unary(smooth),
+    "cumsum_along": running(),
     "divide": binary(smooth, nonzero),
     "dropout": joined(
         arrays(), rate=st.sampled_from([0.0, 0.3, 0.5]), draw=st.builds(masks, seeds), rescale=st.booleans()
     ),
+    "einsum_args": contractions(),
+    "erf": unary(smooth),
     "exp": unary(smooth),
+    "expm1": unary(smooth),
     "getitem": picks(),
     "log": unary(positive),
+    "log1p": unary(positive),
     "log_kernel_sum": kernel_sums(),
     "logsumexp": reductions(smooth, empty=False),
     "matmul": products(),
@@ -261,8 +299,12 @@ TABLE = {
     "max_pick2d": poolings(of="u", maximum=True),
     "max_pool2d_forward": poolings(maximum=True),
     "max_unpool2d": poolings(of="g", maximum=True),
+    "maxout": maxouts(),
+    "maxout_gather": maxouts(of="u"),
+    "maxout_scatter": maxouts(of="g"),
     "maximum": binary(near_integers, near_halves),
     "mean": reductions(smooth, empty=False),
+    "min": reductions(distinct, empty=False),
     "minimum": binary(near_integers, near_halves),
     "multiply": binary(smooth, smooth),
     "negative": unary(smooth),
@@ -274,6 +316,7 @@ TABLE = {
     "scatter_along_axis": lookups(scattering=True),
     "sigmoid": unary(smooth),
     "sign": unary(nonzero),
+    "sin": unary(smooth),
     "softmax": softmaxes(),
     "softmax_cross_entropy": classifications(),
     "softplus": unary(smooth),
@@ -312,13 +355,31 @@ def check(function, args, kwargs, order=2):
     check_grads(f, [args[i] for i in places], order=order)
 
 
+INTERNAL = (
+    ("arrange", "fast/layout.py chooses an order of the axes in memory with it"),
+    ("avg_pool2d_forward", "avg_pool2d checks its arguments"),
+    ("avg_unpool2d", "the gradient of average pooling"),
+    ("concatenate_args", "concatenate takes a sequence"),
+    ("conv2d_forward", "conv2d checks its arguments"),
+    ("conv2d_input_grad", "the gradient of convolution in the input; conv_transpose2d checks its arguments"),
+    ("conv2d_weight_grad", "the gradient of convolution in the weights"),
+    ("cumsum_along", "cumsum checks the axis"),
+    ("einsum_args", "einsum parses the letters"),
+    ("max_pick2d", "the gradient of the gradient of max pooling"),
+    ("max_pool2d_forward", "max_pool2d checks its arguments"),
+    ("max_unpool2d", "the gradient of max pooling"),
+    ("scatter_along_axis", "the gradient of take_along_axis"),
+)
+"""The primitives that ``npadv.ops`` does not export, each with the reason."""
+
+
 # Which arguments are differentiated.
 
 CONSTANT = {("clip", 1), ("clip", 2), ("where", 0), ("take_along_axis", 1), ("scatter_along_axis", 1)}
-CONSTANT |= {("max_unpool2d", 1), ("max_pick2d", 1)}
+CONSTANT |= {("max_unpool2d", 1), ("max_pick2d", 1), ("maxout_scatter", 1), ("maxout_gather", 1)}
 VARIABLE = [
     (name, i)
     for name in sorted(TABLE)
-    for i in range(2 if name in ("concatenate_args", "sum_over_blocks") else len(PRIMITIVES[name].rules))
+    for i in range(2 if name in ("concatenate_args", "einsum_args", "sum_over_blocks") else len(PRIMITIVES[name].rules))
     if (name, i) not in CONSTANT
 ]

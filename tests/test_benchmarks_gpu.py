@@ -24,7 +24,6 @@ def test_both_functions_of_each_row_compute_the_same(monkeypatch):
         *gpu.convolution(gpu.Convolution("a layer", 2, 9, 3, 5, 2, batch=2), np, torch),
         gpu.product(5, 7, 9, np, torch),
         gpu.sign_step(3, 8, np),
-        gpu.dense_sign_step(3, 8, np, units=4),
         gpu.adversarial_step(4, np, torch, compiled=False),
     ]
     with monkeypatch.context() as patch:

@@ -41,10 +41,17 @@ def test_it_runs_as_a_module_and_says_its_version():
 
 def test_the_networks_are_listed_with_a_sentence_each(run):
     code, out, _ = run("train", "--list")
-    lines = out.splitlines()
-    assert code == 0
-    assert [line.split()[0] for line in lines] == list(NETWORKS)
-    assert all(len(line.split()) > 3 for line in lines)
+    names = [line.split()[0] for line in out.splitlines() if not line.startswith(" ")]
+    assert (code, names) == (0, list(NETWORKS))
+    assert "`" not in out
+
+
+@pytest.mark.parametrize("words", ["train --list", "attack --list", "evaluate --list"])
+@pytest.mark.parametrize("columns", [70, 300])
+def test_a_listing_fits_the_terminal(run, monkeypatch, words, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, out, _ = run(*words.split())
+    assert max(map(len, out.splitlines())) <= min(columns, 100)
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -80,6 +87,26 @@ def test_a_seed_fixes_the_result(run, tmp_path):
     assert weights[0] == weights[1] != weights[2]
 
 
+def test_the_default_folder_names_the_options_that_change_the_recipe(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for options in ([], ["--step-size", "1/4"], ["--adversarial", "0.1", "--alpha", "0.7", "--seed", 2]):
+        code, out, _ = run(*TRAIN, "--epochs", 1, *options)
+        assert code == 0
+        assert "after 1 epoch (seed" in out
+    names = ["adversarial-0.1-alpha-0.7-2", "step-0.25-0", "0"]
+    assert sorted(os.listdir("runs")) == sorted(f"softmax_regression-data-digits-{name}" for name in names)
+
+
+def test_a_finished_run_is_resumed_to_its_result(run, tmp_path):
+    whole = run(*TRAIN, "--epochs", 1, "--out", tmp_path)[1].splitlines()[-1]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    done = f"{tmp_path} is complete, nothing is left to do; {whole}\n"
+    assert run(*TRAIN, "--epochs", 1, "--out", tmp_path, "--resume") == (0, done, "")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    code, _, err = run(*TRAIN, "--epochs", 1, "--out", tmp_path, "--resume", "--seed", 1)
+    assert (code, err) == (2, f"npadv train: {tmp_path / 'result.json'}: was written with seed=0, this run has 1\n")
+
+
 @pytest.mark.parametrize("kept", ["result.json", "weights.npz"])
 def test_a_result_is_not_overwritten(run, tmp_path, kept):
     (tmp_path / kept).write_text("precious")
@@ -107,7 +134,8 @@ def interrupted(tmp_path_factory):
 
 def test_ctrl_c_leaves_a_checkpoint_and_nothing_half_written(interrupted):
     folder, code, err = interrupted
-    assert (code, err) == (130, "npadv: interrupted\n")
+    hint = f"the run so far is in {folder / 'checkpoint.npz'}; the same command with --resume goes on"
+    assert (code, err) == (130, f"npadv: interrupted; {hint}\n")
     assert os.listdir(folder) == ["checkpoint.npz"]
 
 
@@ -166,8 +194,10 @@ NAMES = ", ".join(NETWORKS)
         ("--epochs 1.5", f"--epochs: {INTEGER} 1, got '1.5'"),
         ("--epochs many", f"--epochs: {INTEGER} 1, got 'many'"),
         ("--seed -1", f"--seed: {INTEGER} 0, got '-1'"),
-        ("--step-size nan", f"--step-size: {NUMBER}, got 'nan'"),
-        ("--step-size -0.1", f"--step-size: {NUMBER}, got '-0.1'"),
+        ("--step-size nan", "--step-size: expected a finite number above 0, got 'nan'"),
+        ("--step-size 0", "--step-size: expected a finite number above 0, got '0'"),
+        ("--step-size -0.1", "--step-size: expected a finite number above 0, got '-0.1'"),
+        ("--adversarial 8/0", f"--adversarial: {NUMBER}, got '8/0'"),
         ("--adversarial inf", f"--adversarial: {NUMBER}, got 'inf'"),
         ("--alpha half", f"--alpha: {NUMBER}, got 'half'"),
         ("--out", "--out: expected one argument"),
@@ -228,7 +258,7 @@ def test_a_folder_that_is_a_file_is_refused_before_training(run, tmp_path):
     (tmp_path / "file").write_text("precious")
     code, out, err = run(*TRAIN, "--epochs", 1, "--out", tmp_path / "file")
     assert (code, out) == (2, "")
-    assert err == f"npadv train: {tmp_path / 'file'}: expected a folder for the results, got a file\n"
+    assert err == f"npadv train: --out: expected a folder, got the file {tmp_path / 'file'}\n"
 
 
 @pytest.mark.parametrize(

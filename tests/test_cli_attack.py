@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import sys
 
 import fake_cupy
@@ -41,9 +42,10 @@ def test_every_public_attack_is_in_the_catalogue_or_has_a_reason_not_to_be():
     assert QUICK.keys() == ATTACKS.keys()
 
 
-def test_the_list_explains_each_in_a_line(run):
+def test_the_list_explains_each(run):
     code, out, err = run("attack", "--list")
-    lines = {line.split()[0]: line for line in out.splitlines()}
+    rows = re.split(r"\n(?=\w)", out.rstrip())  # a row goes on in lines that begin with spaces
+    lines = {row.split()[0]: " ".join(row.split()) for row in rows}
     assert (code, err) == (0, "")
     assert list(lines) == [*ATTACKS, *RUBBISH, *NOT_HERE]
     for name, entry in (ATTACKS | RUBBISH).items():
@@ -215,6 +217,11 @@ def test_targets(run, weights, tmp_path, target):
 def test_the_least_likely_class_is_never_the_true_one():
     before = np.array([[0.0, 1.0, 2.0], [5.0, 1.0, 2.0]])
     np.testing.assert_array_equal(target_classes("least", np.array([0, 1]), before, np.random.default_rng(0)), [1, 2])
+
+
+def test_a_fraction_is_a_number(run, weights, tmp_path):
+    assert run(*command("fgsm", weights, tmp_path, PLAIN, "--eps", "8/255"))[0] == 0
+    assert read(tmp_path)[1]["attack_options"]["eps"] == 8 / 255
 
 
 def test_no_picture_without_matplotlib(run, weights, tmp_path, monkeypatch):

@@ -182,7 +182,8 @@ def test_an_interrupt_keeps_what_was_measured(run, weights, other, tmp_path, mon
     stop_at(monkeypatch, "minimal_distances", KeyboardInterrupt())
     code, out, err = run("evaluate", "--model", weights, other, "--out", tmp_path, "--quiet")
     assert (code, out) == (130, "")
-    assert err == f"npadv: interrupted; the finished measurements are in {tmp_path}\n"
+    hint = "the same command with --resume goes on"
+    assert err == f"npadv: interrupted; the finished measurements are in {tmp_path}; {hint}\n"
     results = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert results["complete"] is False
     assert len(results["accuracy"]) == 3
@@ -192,6 +193,31 @@ def test_an_interrupt_keeps_what_was_measured(run, weights, other, tmp_path, mon
     page = (tmp_path / "index.html").read_text("utf-8")
     assert "This evaluation was stopped before its end" in page
     assert page.count("<img") == 4
+
+
+def test_a_resumed_evaluation_ends_as_a_whole_one(run, weights, other, tmp_path, monkeypatch):
+    words = ["evaluate", "--model", weights, other, "--quiet"]
+    assert run(*words, "--out", tmp_path / "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, "minimal_distances", KeyboardInterrupt())
+        assert run(*words, "--out", tmp_path / "part")[0] == 130
+    assert sorted(os.listdir(tmp_path / "part")) == ["checkpoint.npz", "index.html", "results.json"]
+    monkeypatch.setattr(runner, "robustness_curve", pytest.fail)  # finished before, and not measured again
+    assert run(*words, "--out", tmp_path / "part", "--resume")[0] == 0
+    assert sorted(os.listdir(tmp_path / "part")) == ["index.html", "results.json"]
+    whole, resumed = (json.loads((tmp_path / name / "results.json").read_text("utf-8")) for name in ("whole", "part"))
+    assert whole.pop("seconds") > 0
+    assert resumed.pop("seconds") > 0
+    assert resumed == whole
+    assert (
+        run(*words, "--out", tmp_path / "part", "--resume")[1]
+        == f"{tmp_path / 'part'} is complete, nothing is left to do\n"
+    )
+    code, _, err = run(*words, "--out", tmp_path / "part", "--resume", "--seed", 1)
+    assert (code, err) == (
+        2,
+        f"npadv evaluate: {tmp_path / 'part' / 'results.json'}: was written with seed 0, this run has 1\n",
+    )
 
 
 def test_an_interrupt_within_a_measurement_keeps_its_part(run, weights, other, tmp_path, monkeypatch):
@@ -218,14 +244,12 @@ def test_an_interrupt_before_anything_is_measured_writes_nothing(run, weights, t
 def test_the_sets_are_listed(run):
     code, out, err = run("evaluate", "--list")
     assert (code, err) == (0, "")
-    lines = out.splitlines()
-    assert [line.split()[0] for line in lines[: len(PRESETS)]] == list(PRESETS)
+    rows = [" ".join(row.split()) for row in re.split(r"\n(?=\w)", out.rstrip())]
+    assert [row.split()[0] for row in rows] == [*PRESETS, *RADII]
     assert RADII.keys() == DATASETS.keys()
-    for plan, line in zip(PRESETS.values(), lines, strict=False):
-        assert f"{plan.examples:,} test images" in line
-        assert plan.what in line
-    for name in RADII:
-        assert any(line.startswith(f"Radii for {name}: ") for line in lines)
+    for preset, row in zip(PRESETS.values(), rows, strict=False):
+        assert f"{preset.examples:,} test images" in row
+        assert preset.what in row
 
 
 def test_the_radii_of_the_table_are_on_the_curves():
@@ -272,7 +296,8 @@ def test_files_that_cannot_be_evaluated_together(run, weights, tmp_path):
 def test_another_runs_page_is_not_overwritten_unless_told(run, weights, tmp_path, kept):
     (tmp_path / kept).write_text("precious")
     code, _, err = run("evaluate", "--model", weights, "--out", tmp_path)
-    assert (code, err) == (2, f"npadv evaluate: {tmp_path / kept}: exists; choose another --out, or --overwrite it\n")
+    hint = "exists; choose another --out, --resume it if it is partial, or --overwrite it"
+    assert (code, err) == (2, f"npadv evaluate: {tmp_path / kept}: {hint}\n")
     assert (tmp_path / kept).read_text() == "precious"
     assert os.listdir(tmp_path) == [kept]
     assert run("evaluate", "--model", weights, "--out", tmp_path, "--overwrite", "--examples", 2)[0] == 0

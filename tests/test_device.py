@@ -1,6 +1,7 @@
 """The swap: the same code on device arrays, through a stand-in for CuPy that refuses to mix host and device."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import fake_cupy
 import numpy as np
 import pytest
 
-from npadv import nn
+from npadv import Tensor, grad, nn, ops
 from npadv.attacks import (
     carlini_wagner,
     confident_errors,
@@ -33,7 +34,8 @@ from npadv.backend import to_numpy
 from npadv.cli import main
 from npadv.data import Split
 from npadv.defenses import adversarial_training
-from npadv.functional import kl_divergence
+from npadv.fast import ENABLED
+from npadv.functional import cross_entropy, kl_divergence
 from npadv.gan import GAN, Players, play
 from npadv.norms import NORMS, norm, project, steepest_ascent_direction
 from npadv.optim import SGD, Adam
@@ -42,6 +44,9 @@ from npadv.train import classification_loss, evaluate, fit
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="g++, which runs the kernels here, is not installed"
 )
+
+
+needs_fast = pytest.mark.skipif(not ENABLED, reason="NPADV_FAST=off: kernels are fast versions")
 
 
 @pytest.fixture
@@ -104,6 +109,47 @@ def test_training_on_the_device_is_training(counts, split, loss, rule):
     assert device_score.loss == pytest.approx(score.loss, rel=1e-6)
     assert [row["train_loss"] for row in device_history] == pytest.approx([row["train_loss"] for row in history])
     assert counts["launches"] > 0
+
+
+@needs_fast
+def test_a_layer_with_a_kernel_is_computed_by_it(counts, split):
+    model = convnet().to("cuda")
+    fit(
+        model,
+        classification_loss,
+        split,
+        optimizer=SGD(model.parameters(), 0.1),
+        epochs=1,
+        rng=np.random.default_rng(0),
+    )
+    launched = {kernel for kernel, *_ in fake_cupy.LAUNCHES}
+    forward = {"conv2d_forward", "max_pool_forward", "maxout_forward", "cross_entropy_forward"}
+    backward = {"conv2d_weight_grad", "max_pool_backward", "maxout_backward", "cross_entropy_backward"}
+    assert {re.sub("_parts$", "", kernel) for kernel in launched} >= forward | backward | {"max_norm_columns"}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: ops.maxout(x, pieces=2, axis=1),
+        lambda x: ops.max_pool2d(x, 2, stride=1, padding=1, ceil_mode=True),
+        lambda x: cross_entropy(x.reshape(4, -1), np.array([0, 1, 2, 5], np.uint8), reduction="none"),
+    ],
+)
+def test_first_and_second_derivatives_on_the_device_are_those_of_the_host_in_every_dtype(counts, rng, operation, dtype):
+    x, weights = rng.integers(-3, 4, (2, 4, 5, 3)).astype(dtype), rng.random((2, 4, 5, 3)).astype(dtype)
+
+    def run(device):
+        leaf, w = Tensor(on(device, x), requires_grad=True), on(device, weights)
+        y = operation(leaf)
+        (g,) = grad(ops.sum(y * y), [leaf], create_graph=True)
+        return [to_numpy(a) for a in (y.data, g.data, grad(ops.sum(g * w), leaf))]
+
+    host, device = both(run)
+    for a, b in zip(host, device, strict=True):
+        assert a.dtype == b.dtype == dtype
+        np.testing.assert_allclose(b, a, rtol=100 * np.finfo(dtype).eps, atol=100 * np.finfo(dtype).eps)
 
 
 def test_attacks_on_the_device_are_the_attacks(counts, split):

@@ -221,6 +221,23 @@ def test_dropout_draws_one_mask_from_one_seed():
     assert (first != other).any()
 
 
+@pytest.mark.parametrize("rate", [0.01, 0.3, 0.9, 0.999, 0.99999, 1 - 1e-7])
+def test_dropout_keeps_the_mean_at_any_rate(rate):
+    x = np.ones((1000, 2000), np.float32)
+    share = (Dropout(rate)(x, train=True, rng=np.random.default_rng(0)) != 0).mean()
+    spread = np.sqrt(rate * (1 - rate) / x.size)
+    assert abs(share - (1 - rate)) < 4 * spread + 1e-4 * (1 - rate)
+    y = Dropout(rate)(np.ones(1000), train=True, rng=np.random.default_rng(1))
+    np.testing.assert_array_equal(y[y != 0], 1 / (1 - rate))
+
+
+def test_dropout_acts_in_training_inside_a_network():
+    model, x = Sequential(Flatten(), Sequential(Dropout(0.5))), np.ones((4, 50), np.float32)
+    y = model(x, train=True, rng=np.random.default_rng(0))
+    assert set(np.unique(y)) == {0, 2}
+    np.testing.assert_array_equal(model(x), x)
+
+
 def test_dropout_does_nothing_in_inference():
     x = np.ones((2, 3), np.float32)
     assert Dropout(0.5)(x) is x
@@ -291,6 +308,26 @@ def test_max_norm_shortens_the_long_and_leaves_the_short_alone(seed, limit):
     np.testing.assert_array_equal(bounded[:, short], weights[:, short])
     shortened = weights * np.minimum(1, limit / np.maximum(before, 1e-9))  # in the same direction
     np.testing.assert_allclose(bounded, shortened, rtol=1e-6)
+
+
+def test_layers_have_the_settings_of_the_papers_by_default():
+    rng = np.random.default_rng(0)
+    norm, drop, leak = BatchNorm(2), Dropout(0.5), LeakyReLU()
+    assert (norm.momentum, norm.epsilon, drop.rescale, leak.slope) == (0.1, 1e-5, True, 0.01)
+    conv, dense, pool = Conv2D(1, 1, 3, rng=rng), Dense(1, 1, rng=rng), MaxPool2D(2)
+    assert (conv.stride, conv.padding, conv.dilation, conv.groups) == (1, 0, 1, 1)
+    assert (pool.stride, pool.padding, pool.ceil_mode) == (None, 0, False)
+    assert (dense.weight.step_scale, dense.weight.constraint, conv.weight.constraint) == (1.0, None, None)
+    assert not any(layer.bias.data.any() for layer in (conv, dense))
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_settings_that_are_numpys_numbers_keep_float32(train):
+    half, x = np.float64(0.5), np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    layers = [BatchNorm(3, momentum=half, epsilon=half), LeakyReLU(half), Dropout(half), Standardize(half, half)]
+    for layer in layers:
+        assert layer(x, train=train, rng=np.random.default_rng(0)).dtype == np.float32, layer
+        assert all(array.dtype == np.float32 for array in layer.state().values())
 
 
 def test_max_norm_bounds_what_flows_into_each_unit(rng):

@@ -84,6 +84,16 @@ def test_a_seed_fixes_a_network(name):
     assert any((first[key] != other[key]).any() for key in first)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_with_dropout_or_batch_norm_differ_in_training(name):
+    model, x = built(name), batch(name)
+    kinds = {type(layer) for layer in model}
+    infer, one, same, other = model(x), *(model(x, train=True, rng=np.random.default_rng(i)) for i in (0, 0, 1))
+    np.testing.assert_array_equal(one.data, same.data)
+    assert (one.data != other.data).any() == (nn.Dropout in kinds)
+    assert (one.data != infer.data).any() == bool(kinds & {nn.Dropout, nn.BatchNorm})
+
+
 def test_options_go_to_the_network(rng):
     assert nn.network("maxout_mlp", rng=rng, inputs=4, units=3, pieces=2)(np.ones((2, 1, 2, 2), np.float32)).shape == (
         2,

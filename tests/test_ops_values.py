@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from primitive_table import TABLE, function_of
-from scipy.special import expit
+from scipy.special import erf, expit
 
 from npadv import Tensor, grad, ops
 
@@ -26,13 +26,20 @@ NUMPYS = {
     "broadcast_to": lambda x, shape: np.broadcast_to(x, shape),
     "clip": np.clip,
     "concatenate_args": lambda *xs, axis: np.concatenate(xs, axis),
+    "cos": np.cos,
+    "cumsum_along": np.cumsum,
     "divide": np.divide,
+    "einsum_args": lambda *xs, letters, output: np.einsum(",".join(letters) + "->" + output, *xs),
+    "erf": erf,
+    "expm1": np.expm1,
     "getitem": lambda x, index: x[index],
+    "log1p": np.log1p,
     "logsumexp": lambda x, axis, keepdims: np.log(np.exp(x).sum(axis, keepdims=keepdims)),
     "matmul": np.matmul,
     "max": np.max,
     "maximum": np.maximum,
     "mean": np.mean,
+    "min": np.min,
     "minimum": np.minimum,
     "pad": lambda x, widths, value: np.pad(x, widths, constant_values=value) if x.ndim else x,
     "power": np.power,
@@ -41,6 +48,7 @@ NUMPYS = {
     "scatter_along_axis": added_along,
     "sigmoid": expit,
     "sign": np.sign,
+    "sin": np.sin,
     "softplus": lambda x: np.logaddexp(0, x),
     "sum": np.sum,
     "sum_to": lambda x, shape: x.sum(tuple(range(x.ndim - len(shape)))).sum(

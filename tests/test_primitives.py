@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
-from primitive_table import CONSTANT, TABLE, check, differentiated, function_of
+from primitive_table import CONSTANT, INTERNAL, TABLE, check, differentiated, function_of
 
 import npadv
 from npadv import Tensor, grad, ops
@@ -157,6 +157,12 @@ def complaints(primitives, table):
 
 def test_every_primitive_has_a_rule_and_an_entry_in_the_table():
     assert complaints(own_primitives(), TABLE) == []
+
+
+def test_every_primitive_is_exported_or_internal_for_a_reason():
+    internal = dict(INTERNAL)
+    assert all(reason for reason in internal.values())
+    assert own_primitives().keys() - set(ops.__all__) == internal.keys()
 
 
 def test_the_registry_misses_nothing():

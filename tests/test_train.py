@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from training_cases import TRAIN, VALIDATION, adam, descent, fit_linear, linear_network, momentum, small_network, toy
 
-from npadv import Tensor
+from npadv import Tensor, nn
 from npadv.optim import SGD, InverseDecay
-from npadv.train import EarlyStopping, classification_loss, evaluate, fit
+from npadv.train import EarlyStopping, classification_loss, evaluate, fit, gradient_update, predict
 
 # Learning -------------------------------------------------------------------------------------------------------------
 
@@ -23,6 +23,56 @@ def test_it_learns(optimizer):
     )  # fmt: skip
     assert history[-1]["validation_error"] <= 1 / 30
     assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_a_batch_may_be_a_single_example():
+    model, by_hand = linear_network(), linear_network()
+    optimizer, rng = descent(by_hand), np.random.default_rng(3)
+    fit(
+        model,
+        classification_loss,
+        TRAIN,
+        optimizer=descent(model),
+        epochs=1,
+        rng=np.random.default_rng(3),
+        batch_size=1,
+    )
+    for i in rng.permutation(22):
+        gradient_update(by_hand, classification_loss, optimizer, TRAIN.images[[i]], TRAIN.labels[[i]], rng=rng)
+    assert optimizer.updates == 22
+    np.testing.assert_equal(model.state(), by_hand.state())
+
+
+def test_the_loss_is_computed_in_training_mode():
+    layer, model = Recording(), linear_network()
+    model.layers.insert(1, layer)
+    rng = np.random.default_rng(0)
+    classification_loss(model, TRAIN.images, TRAIN.labels, rng=rng)
+    fit(model, classification_loss, TRAIN, optimizer=descent(model), epochs=1, rng=rng, batch_size=11)
+    assert layer.calls == [(True, rng)] * 3
+    evaluate(model, TRAIN)
+    predict(model, TRAIN.images)
+    assert layer.calls[3:] == [(False, None)] * 2
+
+
+class Recording(nn.Module):
+    """A layer that does nothing but remember whether it was called in training, and with which generator."""
+
+    def __init__(self):
+        self.calls = []
+
+    def forward(self, x, *, train, rng):
+        self.calls.append((train, rng))
+        return x
+
+
+def test_dropout_in_a_trained_network_is_on():
+    model = linear_network()
+    model.layers.insert(1, nn.Dropout(1 - 1e-12))  # nothing is left, so the weights get no gradient
+    before = model.state()
+    fit(model, classification_loss, TRAIN, optimizer=descent(model), epochs=1, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(model.state()["layers.2.weight"], before["layers.2.weight"])
+    assert (model.state()["layers.2.bias"] != before["layers.2.bias"]).any()
 
 
 def test_one_epoch_is_the_steps_of_the_formula():

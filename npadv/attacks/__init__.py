@@ -43,8 +43,9 @@ from npadv.attacks.rubbish import RubbishResult, confident_errors, gaussian_rubb
 from npadv.attacks.rubbish_evolution import EvolutionInterrupted, evolved_rubbish
 from npadv.attacks.rubbish_gradient import gradient_rubbish
 from npadv.attacks.steepest_ascent import steepest_ascent
-from npadv.attacks.substitute import SubstituteResult, substitute, transfer_attack
+from npadv.attacks.substitute import SubstituteResult, substitute
 from npadv.attacks.tangent import TangentResult, tangent
+from npadv.attacks.transfer import transfer_attack
 from npadv.attacks.virtual_adversarial import VirtualResult, virtual_adversarial
 
 __all__ = [

@@ -13,6 +13,7 @@ Reference: Carlini and Wagner 2017, "Towards evaluating the robustness of neural
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from npadv import ops
@@ -29,6 +30,7 @@ from npadv.attacks.result import (
     goal_reached,
     input_gradient,
     make_result,
+    records,
 )
 from npadv.autodiff import Tensor, value_of
 from npadv.backend import Array, xp_of
@@ -78,6 +80,7 @@ def minimise(
     return best, nearest, flags
 
 
+@records
 def carlini_wagner(
     model: Model,
     x: Array,
@@ -97,7 +100,8 @@ def carlini_wagner(
     ----------
     model, x, y, targeted : see npadv.attacks
     confidence : float
-        The least lead of the new class's logit over the others (untargeted, of the others over y).
+        The least lead of the target's logit over all others; untargeted, of the largest other logit over that of y. It is
+        part of the goal: success needs it, and an example that is already at its target by less is still perturbed.
     weight : float
         The first value of c.
     searches : int
@@ -125,18 +129,18 @@ def carlini_wagner(
     >>> bool(result.success[0]), result.x_adv.round(2), round(float(result.distance[0]), 2)  # 0.4 / sqrt(2)
     (True, array([[0.5, 0.5]]), 0.28)
     """
-    check_inputs(x, kind="l2", bounds=bounds)
+    _, bounds = check_inputs(x, kind="l2", bounds=bounds)
     if not -float("inf") < bounds[0] < bounds[1] < float("inf"):
         raise ValueError(f"bounds: expected a finite box, got {bounds!r}")
-    check_positive("confidence", confidence, zero=True)
-    check_positive("weight", weight)
-    check_positive("step", step)
+    confidence = check_positive("confidence", confidence, zero=True)
+    weight, step = check_positive("weight", weight), check_positive("step", step)
     check_count("searches", searches)
     check_count("steps", steps)
-    _, y, before = first_predictions(model, x, y, targeted=targeted)
+    logits, y, before = first_predictions(model, x, y, targeted=targeted)
     xp, n = xp_of(x), len(x)
 
-    best, nearest = x.copy(), xp.where(goal_reached(before, y, targeted), 0.0, xp.inf)
+    there = goal_reached(before, y, targeted) & (lead_of_goal(logits, y, targeted) >= confidence)
+    best, nearest = x.copy(), xp.where(there, 0.0, xp.inf)
     c, failed, succeeded = xp.zeros(n) + weight, xp.zeros(n), xp.zeros(n) + xp.inf
     flags: Any = None
     for _ in range(searches):
@@ -147,9 +151,11 @@ def carlini_wagner(
         c, failed, succeeded = _next_c(c, xp.isfinite(size), failed, succeeded)
         flags = add_flags(flags, seen)
 
-    flags["not_converged"] = ~xp.isfinite(nearest)
+    found = xp.isfinite(nearest)
+    flags["not_converged"] = ~found
     queries = 1 + searches * (steps + 1)
-    return make_result(model, x, best, y, kind="l2", targeted=targeted, queries=queries, before=before, flags=flags)
+    result = make_result(model, x, best, y, kind="l2", targeted=targeted, queries=queries, before=before, flags=flags)
+    return replace(result, success=result.success & found)
 
 
 def lead_of_goal(output: Any, y: Array, targeted: bool) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,20 +16,63 @@ from npadv.norms import check_norm
 # Arguments ------------------------------------------------------------------------------------------------------------
 
 
+NOT_GIVEN: Any = object()
+"""The eps of an attack that has none."""
+
+
 def check_inputs(
-    x: Any, *, eps: float | None = None, kind: str = "linf", bounds: tuple[float, float] = (0.0, 1.0)
-) -> None:
-    """Check the examples, the radius, the norm and the box."""
+    x: Any,
+    *,
+    eps: Any = NOT_GIVEN,
+    kind: str = "linf",
+    bounds: Any = (0.0, 1.0),
+    eps_per_example: bool = False,
+) -> tuple[Any, tuple[float, float]]:
+    """Check the examples, the radius, the norm and the box; return the radius and the box as Python's numbers.
+
+    In arithmetic with x these take the dtype of x, as NumPy's own scalars do not. With ``eps_per_example`` the radius may
+    be an array (N,), which is returned in the dtype of x and in a shape (N, 1, ...) that broadcasts with it.
+    """
     check_norm(kind)
-    if eps is not None and not 0 <= eps < float("inf"):
-        raise ValueError(f"eps: expected a finite number of at least 0, got {eps!r}")
-    low, high = bounds
-    if not low < high:
-        raise ValueError(f"bounds: expected (low, high) with low < high, got {bounds!r}")
+    box = check_bounds(bounds)
+    if eps is not NOT_GIVEN and not (eps_per_example and is_array(eps) and eps.ndim):
+        eps = check_positive("eps", eps, zero=True)
     check_batch("x", x)
     if x.dtype.kind != "f":
-        raise ValueError(f"x: expected floating-point values in {bounds}, got dtype {x.dtype}")
-    check_in_box("x", x, bounds)
+        raise ValueError(f"x: expected floating-point values in {box}, got dtype {x.dtype}")
+    check_in_box("x", x, box)
+    if eps is not NOT_GIVEN:
+        eps = _check_radius(eps, x)
+    return eps, box
+
+
+def check_bounds(bounds: Any) -> tuple[float, float]:
+    """Check that the box is two numbers, the first below the second, and return them as Python's."""
+    expected = "bounds: expected (low, high) with low < high, two numbers for all pixels"
+    if isinstance(bounds, str) or not hasattr(bounds, "__len__") or len(bounds) != 2:
+        raise ValueError(f"{expected}, got {_shown(bounds)}")
+    low, high = (_as_number(end) for end in bounds)
+    if low is None or high is None:
+        raise ValueError(f"{expected}, got {_shown(bounds[0])} and {_shown(bounds[1])}")
+    if not low < high:
+        raise ValueError(f"bounds: expected (low, high) with low < high, got {(low, high)!r}")
+    return low, high
+
+
+def _check_radius(eps: Any, x: Array) -> Any:
+    """Check that a radius, or one radius for each example, is small enough for the dtype of x to hold its square."""
+    most = float(np.finfo(x.dtype).max) ** 0.5
+    if not is_array(eps):
+        if eps > most:
+            raise ValueError(f"eps: expected a number whose square {x.dtype} can hold, at most {most:.3g}, got {eps!r}")
+        return eps
+    if eps.shape != (len(x),) or eps.dtype.kind not in "fiu":
+        raise ValueError(f"eps: expected a number or an array of numbers of shape ({len(x)},), got {_shown(eps)}")
+    if not bool(((eps >= 0) & (eps <= most)).all()):
+        raise ValueError(
+            f"eps: expected numbers from 0 to {most:.3g}, got {float(eps.min()):g} to {float(eps.max()):g}"
+        )
+    return like(eps, x).astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def check_batch(name: str, x: Any) -> None:
@@ -56,26 +101,80 @@ def check_in_box(name: str, x: Array, bounds: tuple[float, float]) -> None:
 
 def check_targets(y: Any, logits: Array, *, targeted: bool) -> Array:
     """Return the labels on the logits' device. Without labels, an untargeted attack takes the model's predictions."""
+    check_flag("targeted", targeted)
     if y is None:
         if targeted:
             raise ValueError("y: a targeted attack needs the target classes, got None")
         return logits.argmax(axis=1)
     y = value_of(y)
-    return check_labels(like(y, logits), logits.shape[1], logits.shape[0], name="y")
+    if is_array(y) and not y.dtype.isnative:  # CuPy knows no other byte order
+        y = y.astype(y.dtype.newbyteorder("="))
+    labels = check_labels(like(y, logits), logits.shape[1], logits.shape[0], name="y")
+    return labels.astype(np.intp, copy=False)  # arithmetic with uint64 would give floats
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Check that an argument is True or False: a text like "False" would count as true."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}: expected True or False, got {_shown(value)}")
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
     """Check that an argument is an integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {_shown(value)}")
 
 
-def check_positive(name: str, value: float, *, zero: bool = False) -> None:
-    """Check that an argument is a finite number above 0, or at least 0 where ``zero`` allows it."""
-    if not (value >= 0 if zero else value > 0) or value == float("inf"):
+def check_positive(name: str, value: Any, *, zero: bool = False) -> float:
+    """Check that an argument is a finite number above 0, or at least 0 where ``zero`` allows it; return it as Python's."""
+    number = _as_number(value)
+    if number is None or not (number >= 0 if zero else number > 0) or number == float("inf"):
         raise ValueError(
-            f"{name}: expected a {'finite number of at least 0' if zero else 'positive number'}, got {value!r}"
+            f"{name}: expected a {'finite number of at least 0' if zero else 'positive number'}, got {_shown(value)}"
         )
+    return number
+
+
+def check_share(name: str, value: Any) -> float:
+    """Check that an argument is a number from 0 to 1; return it as Python's."""
+    number = _as_number(value)
+    if number is None or not 0 <= number <= 1:
+        raise ValueError(f"{name}: expected a number in [0, 1], got {_shown(value)}")
+    return number
+
+
+def check_number(name: str, value: Any) -> float:
+    """Check that an argument is a finite number; return it as Python's."""
+    number = _as_number(value)
+    if number is None or not abs(number) < float("inf"):
+        raise ValueError(f"{name}: expected a finite number, got {_shown(value)}")
+    return number
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Check that an argument is one of a few names."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {_shown(value)}")
+
+
+def check_rng(rng: Any) -> None:
+    """Check that an argument is a random generator."""
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")
+
+
+def _as_number(value: Any) -> float | None:
+    """Return a number, or an array without dimensions, as a Python number; None for anything else."""
+    if is_array(value) and value.ndim == 0:
+        value = value.item()
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _shown(value: Any) -> str:
+    """Return a value as an error shows it: an array by its shape, anything else shortened."""
+    if is_array(value) and not isinstance(value, np.generic):
+        return f"an array of shape {value.shape}"
+    return reprlib.repr(value.item() if isinstance(value, np.generic) else value)
 
 
 # The model's output ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-REFERENCE = re.compile(r"^(\w+(?:, \w+)*) : see npadv\.attacks\n", re.MULTILINE)
+REFERENCE = re.compile(r"^(\w+(?:, \w+)*) : see npadv\.\w+\n", re.MULTILINE)
 """The line of a docstring that names shared parameters."""
 
 ENTRY = re.compile(r"^(\w+)(?: : .*)?\n(?: .*\n?)+", re.MULTILINE)
@@ -24,5 +24,6 @@ def complete_docstring(function: Callable[..., Any], package: str | None) -> Non
         return
     shared = {entry[1]: entry[0].rstrip("\n") + "\n" for entry in ENTRY.finditer(inspect.cleandoc(package))}
     doc = REFERENCE.sub(lambda match: "".join(shared[name] for name in match[1].split(", ")), doc)
+    errors = "".join(shared[name] for name in ("ValueError", "Interrupted") if name in shared)
     text, heading, examples = doc.partition("\n\nExamples\n")
-    function.__doc__ = f"{text}\n\nRaises\n------\n{shared['ValueError']}{heading[1:]}{examples}\n"
+    function.__doc__ = f"{text}\n\nRaises\n------\n{errors}{heading[1:]}{examples}\n"

@@ -18,19 +18,29 @@ from collections.abc import Callable
 from typing import Any
 
 from npadv import ops
-from npadv.attacks.checks import check_first_logits, check_inputs, check_losses, check_targets
-from npadv.attacks.result import AttackResult, Bounds, LossResult, Model, check_gradient, input_gradient, make_result
+from npadv.attacks.checks import check_first_logits, check_flag, check_inputs, check_losses, check_targets
+from npadv.attacks.result import (
+    AttackResult,
+    Bounds,
+    LossResult,
+    Model,
+    check_gradient,
+    input_gradient,
+    make_result,
+    records,
+)
 from npadv.autodiff import Tensor, no_record, value_of
-from npadv.backend import Array, xp_of
+from npadv.backend import Array, is_array, xp_of
 from npadv.norms import norm, sign_step
 
 
+@records
 def fgsm(
     model: Model,
     x: Array,
     y: Any = None,
     *,
-    eps: float,
+    eps: float | Array,
     targeted: bool = False,
     bounds: Bounds = (0.0, 1.0),
     loss: Callable[[Any, Any], Any] | None = None,
@@ -40,7 +50,7 @@ def fgsm(
     Parameters
     ----------
     model, x, y, targeted, bounds : see npadv.attacks
-    eps : float
+    eps : float, or (N,) array
         Size of the step in the maximum norm, in units of x.
     loss : callable, optional
         ``loss(output, y)`` gives one number an example, (N,), and replaces the cross-entropy. The model's output and y may
@@ -61,7 +71,7 @@ def fgsm(
     >>> result.x_adv, bool(result.success[0])
     (array([[0.4, 0.3]]), True)
     """
-    check_inputs(x, eps=eps, bounds=bounds)
+    eps, bounds = check_inputs(x, eps=eps, bounds=bounds, eps_per_example=True)
     inputs = Tensor(x, requires_grad=True)
     output = model(inputs)
     if loss is not None:
@@ -72,10 +82,17 @@ def fgsm(
     # Summed over the batch, so that the gradient of one example does not depend on the others.
     total = ops.softmax_cross_entropy(output, labels=y, reduction="sum")
     g, flags = check_gradient(input_gradient(total, inputs))
-    x_adv = sign_step(x, -g if targeted else g, eps, bounds)
+    x_adv = _step(x, -g if targeted else g, eps, bounds)
 
     before = logits.argmax(axis=1)
     return make_result(model, x, x_adv, y, kind="linf", targeted=targeted, queries=1, before=before, flags=flags)
+
+
+def _step(x: Array, g: Array, eps: float | Array, bounds: Bounds) -> Array:
+    """Return clip(x + eps * sign(g), low, high). With one eps for all examples a GPU does it in one kernel."""
+    if not is_array(eps):
+        return sign_step(x, g, eps, bounds)
+    return xp_of(x).clip(x + eps * xp_of(x).sign(g), *bounds)
 
 
 def _raise_loss(
@@ -84,7 +101,7 @@ def _raise_loss(
     y: Any,
     inputs: Tensor,
     output: Any,
-    eps: float,
+    eps: float | Array,
     targeted: bool,
     bounds: Bounds,
     loss: Callable[[Any, Any], Any],
@@ -101,12 +118,13 @@ def _raise_loss(
     >>> fgsm(lambda x: x * np.array([0.9, 0.0]), x, x, eps=0.1, loss=error).x_adv
     array([[0.4, 0.2]])
     """
+    check_flag("targeted", targeted)
     losses = loss(output, y)
     before = check_losses(losses, len(x))
     # Losses that are no Tensor were not recorded; input_gradient refuses them.
     total = losses.sum() if isinstance(losses, Tensor) else losses
     g, flags = check_gradient(input_gradient(total, inputs))
-    x_adv = sign_step(x, -g if targeted else g, eps, bounds)
+    x_adv = _step(x, -g if targeted else g, eps, bounds)
     with no_record():
         prediction = value_of(model(x_adv))
         after = check_losses(loss(prediction, y), len(x))

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.checks import check_count, check_inputs, check_logits, check_positive
+from npadv.attacks.checks import check_count, check_flag, check_inputs, check_logits, check_positive
 from npadv.attacks.result import (
     AttackResult,
     Bounds,
@@ -33,6 +33,7 @@ from npadv.attacks.result import (
     indices_of,
     input_gradient,
     make_result,
+    records,
 )
 from npadv.autodiff import Tensor, value_of
 from npadv.backend import Array, like, to_numpy, xp_of
@@ -59,6 +60,7 @@ class JSMAResult(AttackResult):
     """The result of the attack; ``distance`` is the number of pixels that were changed."""
 
 
+@records
 def jsma(
     model: Model,
     x: Array,
@@ -104,8 +106,10 @@ def jsma(
     >>> result.x_adv, bool(result.success[0]), result.distance
     (array([[1., 1., 0., 1.]]), True, array([2]))
     """
-    check_inputs(x, bounds=bounds)
-    check_positive("theta", theta)
+    _, bounds = check_inputs(x, bounds=bounds)
+    theta = check_positive("theta", theta)
+    check_flag("pairs", pairs)
+    check_flag("increase", increase)
     if pixels is None:
         pixels = max(2, int(np.prod(x.shape[1:])) // 10)
     check_count("pixels", pixels)

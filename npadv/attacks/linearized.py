@@ -15,6 +15,9 @@ Where the model bends, the step is repeated from the point it reached, as in Dee
 3. From that point p on the boundary one more step goes along the boundary, nearer to x: to the smallest eta across the
    tangent at p, <w_k, x + eta - p> >= z_y - z_k with w_k and z at p.
 
+Where rounding hides the gap between the two largest logits, x is on the boundary: its radius is 0, and its step crosses the
+boundary by a few roundings.
+
 References: Huang, Xu, Schuurmans and Szepesvari 2015, "Learning with a strong adversary", section 3, as [WG] 1.2.4 reviews
 it; Moosavi-Dezfooli, Fawzi and Frossard 2016, "DeepFool", eqs. 6 to 8 and algorithm 2.
 """
@@ -42,6 +45,7 @@ from npadv.attacks.result import (
     input_gradient,
     make_result,
     predict,
+    records,
 )
 from npadv.autodiff import Tensor
 from npadv.backend import Array, like, to_numpy, xp_of
@@ -54,6 +58,9 @@ CAUTION = (0.5, 0.85)
 HALVINGS = 9
 """Bisections between x and x_adv, and along the boundary, after several steps. Each costs a query."""
 
+ROUNDINGS = 16
+"""Units in the last place by which a step crosses a boundary that x lies on."""
+
 
 def nearest_boundary(
     model: Model, x: Array, point: Array, y: Array, *, norm: str, targeted: bool, bounds: Bounds
@@ -62,15 +69,17 @@ def nearest_boundary(
 
     Also its length, infinite where the box does not reach the boundary, and the flags of the gradients.
     """
-    w, gap, flags = _linearise(model, x, point, y, targeted)
+    w, gap, logits, flags = _linearise(model, x, point, y, targeted)
     xp, rows = xp_of(x), xp_of(x).arange(len(x))
+    crossing = _across_ties(w, gap, logits, x, bounds)
     if targeted:
-        eta, length = steps_to_all(w, gap, x, norm, bounds)
+        eta, length = steps_to_all(w, crossing, x, norm, bounds)
         k = length.argmax(axis=1)  # all boundaries of the target have to be crossed: the farthest one counts
     else:
-        eta, length = steps_to_nearest(w, gap, x, norm, bounds)
+        eta, length = steps_to_nearest(w, crossing, x, norm, bounds)
         k = length.argmin(axis=1)
     k = xp.where(xp.isfinite(length).any(axis=1), k, gap.argmin(axis=1))  # none in reach: the one with the smallest gap
+    length = xp.where((crossing != gap) & xp.isfinite(length), 0, length)  # x is on the boundary itself
     return eta[rows, k].reshape(x.shape), length[rows, k], flags
 
 
@@ -88,6 +97,7 @@ class LinearizedResult(AttackResult):
     radius: Array
 
 
+@records
 def linearized(
     model: Model,
     x: Array,
@@ -130,9 +140,9 @@ def linearized(
     >>> result.radius.round(12), result.x_adv.round(12)  # 1.02 times as far
     (array([0.15]), array([[0.653, 0.5  ]]))
     """
-    check_inputs(x, kind=norm, bounds=bounds)
+    _, bounds = check_inputs(x, kind=norm, bounds=bounds)
     check_count("steps", steps)
-    check_positive("overshoot", overshoot, zero=True)
+    overshoot = check_positive("overshoot", overshoot, zero=True)
     _, y, before = first_predictions(model, x, y, targeted=targeted)
     xp, n = xp_of(x), len(x)
     boundary = partial(nearest_boundary, model, norm=norm, targeted=targeted, bounds=bounds)
@@ -169,11 +179,11 @@ def linearized(
     return LinearizedResult(**fields, radius=radius)
 
 
-def _linearise(model: Model, x: Array, point: Array, y: Array, targeted: bool) -> tuple[Array, Array, Flags]:
+def _linearise(model: Model, x: Array, point: Array, y: Array, targeted: bool) -> tuple[Array, Array, Array, Flags]:
     """Return the planes of the model linearised at ``point``, for each other class k.
 
-    w_k (N, K - 1, D), the gradients' flags, and the gap (N, K - 1) that <w_k, eta> has to close for x + eta to be on the
-    plane: from y to k or, targeted, from k to y.
+    w_k (N, K - 1, D); the gap (N, K - 1) that <w_k, eta> has to close for x + eta to be on the plane, from y to k or,
+    targeted, from k to y; the size of the logits (N,); and the flags of the gradients.
     """
     xp, n = xp_of(x), len(x)
     inputs = Tensor(point, requires_grad=True)
@@ -189,7 +199,21 @@ def _linearise(model: Model, x: Array, point: Array, y: Array, targeted: bool) -
     w, gap = w.reshape(n, classes - 1, -1), xp.stack(gaps, axis=1)
     if point is not x:
         gap = gap + (w @ (point - x).reshape(n, -1, 1))[..., 0]
-    return w, gap, flags
+    return w, gap, xp.abs(logits).max(axis=1), flags
+
+
+def _across_ties(w: Array, gap: Array, logits: Array, x: Array, bounds: Bounds) -> Array:
+    """Return the gaps (N, K - 1), with those that rounding hides made large enough to be crossed.
+
+    Where two logits are equal the gap is 0, and so would be the step, however much longer the overshoot makes it. The gap
+    is then set to what the rounding of the logits and of the products w_i x_i can make of 0.
+    """
+    xp, (low, high) = xp_of(x), bounds
+    largest = max(abs(low), abs(high))
+    if largest == float("inf"):
+        largest = xp.maximum(xp.abs(x).reshape(len(x), -1).max(axis=1), 1)[:, None]
+    rounding = ROUNDINGS * float(np.finfo(x.dtype).eps) * (logits[:, None] + xp.abs(w).sum(axis=2) * largest)
+    return xp.where(xp.abs(gap) < rounding, rounding, gap)
 
 
 def steps_to_all(w: Array, gap: Array, x: Array, norm: str, bounds: Bounds) -> tuple[Array, Array]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from npadv import ops
-from npadv.attacks.checks import check_count, check_inputs, check_logits, check_positive
+from npadv.attacks.checks import check_count, check_flag, check_inputs, check_logits, check_positive
 from npadv.attacks.result import (
     AttackResult,
     Bounds,
@@ -34,10 +34,11 @@ from npadv.attacks.result import (
     goal_reached,
     loss_gradient,
     make_result,
+    records,
 )
 from npadv.autodiff import no_record
-from npadv.backend import Array, like, xp_of
-from npadv.norms import project, steepest_ascent_direction
+from npadv.backend import Array, is_array, like, to_numpy, xp_of
+from npadv.norms import l1_direction, l2_direction, linf_direction, project
 
 
 def climb(
@@ -62,12 +63,13 @@ def climb(
     return point, flags
 
 
+@records
 def pgd(
     model: Model,
     x: Array,
     y: Any = None,
     *,
-    eps: float,
+    eps: float | Array,
     step: float | None = None,
     steps: int = 40,
     norm: str = "linf",
@@ -84,7 +86,7 @@ def pgd(
     Parameters
     ----------
     model, x, y, targeted, bounds : see npadv.attacks
-    eps : float
+    eps : float, or (N,) array
         Radius of the ball, in units of x.
     step : float, optional
         Length of a step in the norm; by default 2.5 eps / steps, enough to reach the edge from anywhere and turn there.
@@ -121,10 +123,10 @@ def pgd(
     >>> result.x_adv.round(12), bool(result.success[0])
     (array([[0.4, 0.3]]), True)
     """
-    check_inputs(x, eps=eps, kind=norm, bounds=bounds)
-    _check_settings(direction, step, steps, restarts, momentum, random_start, rng)
+    eps, bounds = check_inputs(x, eps=eps, kind=norm, bounds=bounds, eps_per_example=True)
+    step, momentum = _check_settings(direction, step, steps, restarts, momentum, random_start, rng)
     _, y, before = first_predictions(model, x, y, targeted=targeted)
-    step = x.dtype.type(2.5 * eps / steps if step is None else step)
+    step = 2.5 * eps / steps if step is None else step
     ascent, projection = _ascent(norm, direction, bounds), _projection(x, eps, norm, bounds)
 
     def gradient(point: Array) -> tuple[Array, Flags]:
@@ -153,15 +155,15 @@ def pgd(
     return make_result(model, x, best, y, kind=norm, targeted=targeted, queries=queries, before=before, flags=flags)
 
 
+STEEPEST = {"linf": linf_direction, "l2": l2_direction, "l1": l1_direction}
+
+
 def _ascent(norm: str, direction: str, bounds: Bounds) -> Callable[[Array, Array], Array]:
     """Return the function from a gradient and a point to the direction of the step."""
-
-    def ascent(g: Array, point: Array) -> Array:
-        if norm == "l1":
-            g = _without_stuck(g, point, bounds)
-        return g if direction == "gradient" else steepest_ascent_direction(g, norm)
-
-    return ascent
+    steepest = STEEPEST[norm] if direction == "steepest" else lambda g: g
+    if norm != "l1":
+        return lambda g, point: steepest(g)
+    return lambda g, point: steepest(_without_stuck(g, point, bounds))
 
 
 def _without_stuck(g: Array, point: Array, bounds: Bounds) -> Array:
@@ -171,12 +173,13 @@ def _without_stuck(g: Array, point: Array, bounds: Bounds) -> Array:
     return xp_of(g).where(stuck, xp_of(g).zeros_like(g), g)
 
 
-def _projection(x: Array, eps: float, norm: str, bounds: Bounds) -> Callable[[Array], Array]:
+def _projection(x: Array, eps: Any, norm: str, bounds: Bounds) -> Callable[[Array], Array]:
     """Return the function that projects points onto the ball and the box. In the maximum norm both are boxes."""
     if norm != "linf":
-        return lambda point: project(point, x, eps, norm, bounds)
-    xp, radius, (low, high) = xp_of(x), x.dtype.type(eps), bounds
-    lowest, highest = xp.maximum(x - radius, low), xp.minimum(x + radius, high)
+        radius = eps.reshape(-1) if is_array(eps) else eps
+        return lambda point: project(point, x, radius, norm, bounds)
+    xp, (low, high) = xp_of(x), bounds
+    lowest, highest = xp.maximum(x - eps, low), xp.minimum(x + eps, high)
     return lambda point: xp.clip(point, lowest, highest)
 
 
@@ -187,17 +190,18 @@ def _unit_l1(g: Array) -> Array:
     return g / xp.where(size > 0, size, xp.ones_like(size))
 
 
-def _random_offsets(rng: np.random.Generator, x: Array, eps: float, norm: str) -> Array:
+def _random_offsets(rng: np.random.Generator, x: Array, eps: float | Array, norm: str) -> Array:
     """Return an offset for each example, drawn uniformly from the ball around 0.
 
     In l2 and l1: a direction from a density that depends on the norm alone, and a length whose d-th power is uniform.
     """
     shape, d = x.shape, int(np.prod(x.shape[1:]))
+    eps = to_numpy(eps)
     if norm == "linf":
         return like(rng.uniform(-eps, eps, shape).astype(x.dtype), x)
     rows = rng.standard_normal((len(x), d)) if norm == "l2" else rng.laplace(size=(len(x), d))
     size = np.sqrt((rows**2).sum(axis=1)) if norm == "l2" else np.abs(rows).sum(axis=1)
-    radius = eps * rng.random(len(x)) ** (1 / d) / size
+    radius = np.reshape(eps, -1) * rng.random(len(x)) ** (1 / d) / size
     return like((rows * radius[:, None]).reshape(shape).astype(x.dtype), x)
 
 
@@ -211,19 +215,21 @@ def _goal_and_loss(model: Model, point: Array, y: Array, targeted: bool) -> tupl
 
 def _check_settings(
     direction: str, step: float | None, steps: int, restarts: int, momentum: float, random_start: bool, rng: Any
-) -> None:
+) -> tuple[float | None, float]:
+    """Check the options; return the step and the momentum as Python's numbers."""
     if direction not in ("steepest", "gradient"):
         raise ValueError(f"direction: expected one of steepest, gradient, got {direction!r}")
     if step is not None:
-        check_positive("step", step)
+        step = check_positive("step", step)
     elif direction == "gradient":
         raise ValueError("step: expected a factor of the gradient for direction='gradient', got None")
     check_count("steps", steps)
     check_count("restarts", restarts)
-    check_positive("momentum", momentum, zero=True)
+    check_flag("random_start", random_start)
     if restarts > 1 and not random_start:
         raise ValueError(
             "restarts: expected random_start=True for more than one, got False: every climb would be the same"
         )
     if random_start and not isinstance(rng, np.random.Generator):
         raise ValueError(f"rng: expected a numpy.random.Generator for a random start, got {type(rng).__name__}")
+    return step, check_positive("momentum", momentum, zero=True)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from npadv import ops
 from npadv.attacks.checks import check_first_logits, check_logits, check_targets
-from npadv.autodiff import Tensor, grad, no_record
+from npadv.autodiff import Tensor, grad, no_record, recording
 from npadv.backend import Array, like, to_numpy, xp_of
 from npadv.norms import norm
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 Model = Callable[[Any], Any]
 Bounds = tuple[float, float]
 Flags = dict[str, Array]
@@ -91,6 +94,17 @@ def make_result(
 def goal_reached(prediction: Array, y: Array, targeted: bool) -> Array:
     """Return for which examples the predicted class is the attack's goal: y if targeted, else any class but y."""
     return prediction == y if targeted else prediction != y
+
+
+def records(attack: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let an attack, which needs gradients, also run inside ``npadv.no_record()``."""
+
+    @wraps(attack)
+    def recorded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with recording(True):
+            return attack(*args, **kwargs)
+
+    return recorded
 
 
 def column(values: Array, x: Array) -> Array:

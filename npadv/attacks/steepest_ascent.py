@@ -15,17 +15,18 @@ from __future__ import annotations
 from typing import Any
 
 from npadv.attacks.checks import check_count, check_inputs
-from npadv.attacks.result import AttackResult, Bounds, Model, first_predictions, loss_gradient, make_result
-from npadv.backend import Array, xp_of
+from npadv.attacks.result import AttackResult, Bounds, Model, first_predictions, loss_gradient, make_result, records
+from npadv.backend import Array, is_array, xp_of
 from npadv.norms import maximise_linear
 
 
+@records
 def steepest_ascent(
     model: Model,
     x: Array,
     y: Any = None,
     *,
-    eps: float,
+    eps: float | Array,
     norm: str = "linf",
     pixels: int | None = None,
     targeted: bool = False,
@@ -36,7 +37,7 @@ def steepest_ascent(
     Parameters
     ----------
     model, x, y, targeted, bounds : see npadv.attacks
-    eps : float
+    eps : float, or (N,) array
         Size of the step in the norm, in units of x.
     norm : {"linf", "l2", "l1"}
         The norm that measures the step.
@@ -58,7 +59,7 @@ def steepest_ascent(
     >>> steepest_ascent(lambda x: x @ weights, np.array([[0.9, 0.3]]), np.array([0]), eps=0.4, norm="l1").x_adv.round(12)
     array([[1. , 0.6]])
     """
-    check_inputs(x, eps=eps, kind=norm, bounds=bounds)
+    eps, bounds = check_inputs(x, eps=eps, kind=norm, bounds=bounds, eps_per_example=True)
     if pixels is not None:
         check_count("pixels", pixels)
         if norm != "l1":
@@ -67,12 +68,13 @@ def steepest_ascent(
 
     g, flags = loss_gradient(model, x, y)
     g = -g if targeted else g
-    step = maximise_linear(g, x, eps, norm, bounds) if pixels is None else _few_pixels(g, x, eps, pixels, bounds)
+    radius = eps.reshape(-1, 1) if is_array(eps) else eps
+    step = maximise_linear(g, x, radius, norm, bounds) if pixels is None else _few_pixels(g, x, radius, pixels, bounds)
     x_adv = xp_of(x).clip(x + step, *bounds)
     return make_result(model, x, x_adv, y, kind=norm, targeted=targeted, queries=2, before=before, flags=flags)
 
 
-def _few_pixels(g: Array, x: Array, eps: float, pixels: int, bounds: Bounds) -> Array:
+def _few_pixels(g: Array, x: Array, eps: float | Array, pixels: int, bounds: Bounds) -> Array:
     """Return argmax <g, d> over at most ``pixels`` non-zero d_i, each within eps / pixels and the box."""
     xp = xp_of(g)
     step = maximise_linear(g, x, eps / pixels, "linf", bounds)  # as far as each pixel could go alone

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from npadv.attacks.checks import check_inputs
-from npadv.attacks.result import AttackResult, Bounds, Model, first_predictions, loss_gradient, make_result
+from npadv.attacks.result import AttackResult, Bounds, Model, first_predictions, loss_gradient, make_result, records
 from npadv.backend import Array, is_array, like, to_numpy, xp_of
 from npadv.norms import steepest_ascent_direction
 
@@ -37,13 +37,14 @@ class TangentResult(AttackResult):
     share: Array
 
 
+@records
 def tangent(
     model: Model,
     x: Array,
     y: Any = None,
     *,
     basis: Array,
-    eps: float,
+    eps: float | Array,
     targeted: bool = False,
     bounds: Bounds = (0.0, 1.0),
 ) -> TangentResult:
@@ -55,7 +56,7 @@ def tangent(
     basis : (N, m, ...) array, or (m, ...) for all examples
         Directions that span the plane, each of the shape of one example. They need not be orthogonal, of length 1 or
         linearly independent.
-    eps : float
+    eps : float, or (N,) array
         Length of the step in l2, in units of x. The step is then clipped to the box.
 
     Returns
@@ -75,7 +76,7 @@ def tangent(
     >>> result.x_adv.round(12), result.share.round(3)
     (array([[0.7, 0.5]]), array([0.707]))
     """
-    check_inputs(x, eps=eps, kind="l2", bounds=bounds)
+    eps, bounds = check_inputs(x, eps=eps, kind="l2", bounds=bounds, eps_per_example=True)
     directions = _orthonormal(basis, x)
     _, y, before = first_predictions(model, x, y, targeted=targeted)
     xp = xp_of(x)
@@ -83,7 +84,7 @@ def tangent(
     g, flags = loss_gradient(model, x, y)
     step, share = _project_unit(-g if targeted else g, directions)
     none = share == 0
-    moved = x + x.dtype.type(eps) * step
+    moved = x + eps * step
     x_adv = xp.clip(moved, *bounds)
 
     left = (x_adv != moved).reshape(len(x), -1).any(axis=1)

@@ -32,6 +32,7 @@ from npadv.attacks.result import (
     first_predictions,
     input_gradient,
     make_result,
+    records,
 )
 from npadv.autodiff import Tensor, no_record
 from npadv.autodiff.derivatives import hvp
@@ -65,11 +66,12 @@ class VirtualResult(AttackResult):
     divergence: Array
 
 
+@records
 def virtual_adversarial(
     model: Model,
     x: Array,
     *,
-    eps: float,
+    eps: float | Array,
     iterations: int = 5,
     xi: float | None = None,
     bounds: Bounds = (0.0, 1.0),
@@ -80,7 +82,7 @@ def virtual_adversarial(
     Parameters
     ----------
     model, x, bounds : see npadv.attacks
-    eps : float
+    eps : float, or (N,) array
         Length of the step in l2, in units of x. The step is then clipped to the box.
     iterations : int
         Iterations of the power method. The exact product needs a model that is twice differentiable.
@@ -107,10 +109,10 @@ def virtual_adversarial(
     >>> result.x_adv.round(12), round(float(result.divergence[0]), 2)
     (array([[0.5, 0.3]]), 0.36)
     """
-    check_inputs(x, eps=eps, kind="l2", bounds=bounds)
+    eps, bounds = check_inputs(x, eps=eps, kind="l2", bounds=bounds, eps_per_example=True)
     check_count("iterations", iterations)
     if xi is not None:
-        check_positive("xi", xi)
+        xi = check_positive("xi", xi)
     if not isinstance(rng, np.random.Generator):
         raise ValueError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")
     logits, y, before = first_predictions(model, x, None, targeted=False)
@@ -122,7 +124,7 @@ def virtual_adversarial(
     if xi is not None:
         _warn_of_failures(flags["difference_failed"], xi, x.dtype)
 
-    ends = [xp.clip(x + x.dtype.type(sign * eps) * d, *bounds) for sign in (1, -1)]
+    ends = [xp.clip(x + sign * eps * d, *bounds) for sign in (1, -1)]
     with no_record():
         divergences = [kl_divergence(logits, check_logits(model(end), len(x)), reduction="none") for end in ends]
     better = divergences[1] > divergences[0]
@@ -144,11 +146,11 @@ def _difference(model: Model, x: Array, logits: Array, xi: float, d: Array) -> t
     """Return (g(x + xi d) - g(x - xi d)) / 2 xi, which is about H d, and where it is not reliable."""
     xp, sides = xp_of(x), []
     for sign in (1, -1):
-        point = Tensor(x + x.dtype.type(sign * xi) * d, requires_grad=True)
+        point = Tensor(x + sign * xi * d, requires_grad=True)
         sides.append(input_gradient(kl_divergence(logits, model(point), reduction="sum"), point))
     rows = tuple(range(1, x.ndim))
     odd, even = (xp.abs(sides[0] + s * sides[1]).sum(axis=rows) for s in (-1, 1))
-    product, flags = check_gradient((sides[0] - sides[1]) / x.dtype.type(2 * xi))
+    product, flags = check_gradient((sides[0] - sides[1]) / (2 * xi))
     return product, {**flags, "difference_failed": (even > 0.1 * odd) | (odd == 0)}
 
 
@@ -158,5 +160,5 @@ def _warn_of_failures(failed: Array, xi: float, dtype: Any) -> None:
             f"virtual_adversarial(xi={xi!r}): the difference of gradients failed for {int(failed.sum())} of {len(failed)} "
             f"examples in {dtype}; leave xi out for exact products, or try about 1e-2",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -1,16 +1,15 @@
 """``npadv attack``: one attack on one network from a file, in batches, into a folder.
 
 The folder receives ``examples.npz`` (the clean and the adversarial examples, and the attack's results for each),
-``examples.png`` and ``result.json`` (settings, error rates, versions, machine). Ctrl-C writes the finished batches, marked as
-partial; ``--resume`` goes on from there. An example's result does not depend on its batch, except that attacks which draw
-random numbers use one generator for each batch: so the size of the batch is one of the settings.
+``examples.png`` and ``result.json`` (settings, error rates, versions, machine). Each finished batch is saved at once, so that
+``--resume`` goes on after Ctrl-C, and after a killed run too. An example's result does not depend on its batch, except that
+attacks which draw random numbers use one generator for each batch: so the size of the batch is one of the settings.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,17 @@ import numpy as np
 
 from npadv.commands.adapters import QUERIES, Adapter, BatchAttack, RunContext
 from npadv.commands.attack_result import picture_of, result_of, sentence
-from npadv.commands.folder import check_folder
+from npadv.commands.folder import check_folder, open_folder
 from npadv.commands.models import Model, open_data, open_model
 from npadv.commands.options import keywords, named_by_flags
 from npadv.commands.parser import DATA, Listing, Parser, add_common, positive
 from npadv.commands.registry import ATTACKS, listing
-from npadv.commands.results import Results
+from npadv.commands.results import EXAMPLES, PARTS, PICTURE, RESULT, Results, read_result
 from npadv.commands.rubbish import RUBBISH, Rubbish
 from npadv.commands.rubbish import run as run_rubbish
 from npadv.commands.targets import choose_examples, read_target, target_classes
-from npadv.data import Split
-from npadv.files import atomic_write, write_json
 from npadv.progress import track
 from npadv.report import check_installed
-
-FILES = ("examples.npz", "result.json")
 
 
 def add_options(parser: Parser) -> None:
@@ -67,68 +62,62 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         test = adapter.available(dataset.test, options)
     index = choose_examples(test, target, arguments.examples, adapter.examples)
     out = arguments.out or Path("runs") / f"{arguments.attack}-{model.name}-{arguments.seed}"
-    results = Results(
-        {
-            "attack": arguments.attack,
-            **model.facts,
-            "trained_on": model.data,
-            "data": dataset.name,
-            "examples": len(index),
-            "batch": arguments.batch,
-            "target": target,
-            "seed": arguments.seed,
-            "device": arguments.device,
-            "attack_options": options,
-        }
-    )
-    _open_folder(out, results, resume=arguments.resume, overwrite=arguments.overwrite)
-
+    settings = {
+        "attack": arguments.attack,
+        **model.facts,
+        "trained_on": model.data,
+        "data": dataset.name,
+        "examples": len(index),
+        "batch": arguments.batch,
+        "target": target,
+        "seed": arguments.seed,
+        "device": arguments.device,
+        "attack_options": options,
+    }
+    results = Results(out, settings, dataset.test, index)
     progress = False if arguments.quiet else None
     context = RunContext(model, dataset, out, arguments.seed, arguments.device, arguments.resume, progress)
-    facts: dict[str, Any] = {}
-    try:
-        with named_by_flags(adapter.options):
-            attack, facts = adapter.begin(context, options)
-            _attack_batches(attack, model, dataset.test, index, target, results, progress=progress)
-        picture = None if arguments.no_picture else picture_of(results.arrays, dataset, model)
-    except KeyboardInterrupt:
-        if not len(results):
-            kept = f"; the labels asked for so far are in {out / QUERIES}, for --resume"
-            raise KeyboardInterrupt(f"no example is finished{kept if (out / QUERIES).exists() else ''}") from None
-        _write(out, results, adapter, facts)
-        raise KeyboardInterrupt(
-            f"{len(results)} of {len(index)} examples are in {out}; the same command with --resume goes on"
-        ) from None
 
-    result = _write(out, results, adapter, facts, picture)
+    with open_folder(out, EXAMPLES, PICTURE, RESULT, QUERIES):
+        _prepare(results, resume=arguments.resume, overwrite=arguments.overwrite)
+        if results.is_complete():
+            print(f"{out} is complete: {len(results)} examples are attacked, nothing is left to do")
+            return read_result(out / RESULT)
+        facts: dict[str, Any] = {}
+        try:
+            with named_by_flags(adapter.options):
+                attack, facts = adapter.begin(context, options)
+                _attack_batches(attack, model, results, progress=progress)
+            picture = None if arguments.no_picture else picture_of(results.arrays, dataset, model)
+        except KeyboardInterrupt:
+            if not len(results):
+                kept = f"; the labels asked for so far are in {out / QUERIES}, for --resume"
+                raise KeyboardInterrupt(f"no example is finished{kept if (out / QUERIES).exists() else ''}") from None
+            results.commit({**result_of(results, adapter), **facts}, None)
+            raise KeyboardInterrupt(
+                f"{len(results)} of {len(index)} examples are in {out}; the same command with --resume goes on"
+            ) from None
+        result = {**result_of(results, adapter), **facts}
+        results.commit(result, picture)
     print(sentence(result, out))
     return result
 
 
-def _attack_batches(
-    attack: BatchAttack,
-    model: Model,
-    test: Split,
-    index: np.ndarray,
-    target: int | str | None,
-    results: Results,
-    *,
-    progress: bool | None,
-) -> None:
-    """Attack the test images at ``index`` that have no results yet, batch by batch."""
-    size, seed = results.settings["batch"], results.settings["seed"]
+def _attack_batches(attack: BatchAttack, model: Model, results: Results, *, progress: bool | None) -> None:
+    """Attack the test images that have no results yet, batch by batch."""
+    index, size, seed = results.index, results.settings["batch"], results.settings["seed"]
     starts = range(len(results), len(index), size)
     total, done = -(-len(index) // size), len(results) // size
     for start in track(starts, total=total, initial=done, label=results.settings["attack"], show=progress):
         chosen = index[start : start + size]
-        batch = test[chosen]
+        batch = results.test[chosen]
         # Each batch has its own generator, so that a resumed run draws the same numbers as an uninterrupted one.
         rng = np.random.default_rng([seed, start])
         logits = model.logits(batch.images)
-        goals = target_classes(target, batch.labels, logits, rng)
-        y = model.on_device(batch.labels if goals is None else goals)
+        targets = target_classes(results.settings["target"], batch.labels, logits, rng)
+        y = model.on_device(batch.labels if targets is None else targets)
         began = time.perf_counter()
-        result = attack(model.on_device(batch.images), y, targeted=goals is not None, rng=rng)
+        result = attack(model.on_device(batch.images), y, targeted=targets is not None, rng=rng)
         results.add(
             result,
             time.perf_counter() - began,
@@ -136,36 +125,22 @@ def _attack_batches(
             x=batch.images,
             labels=batch.labels,
             prediction_before=logits.argmax(axis=1),
-            **({} if goals is None else {"target": goals}),
+            **({} if targets is None else {"target": targets}),
         )
 
 
-def _write(
-    out: Path, results: Results, adapter: Adapter, facts: Mapping[str, Any], picture: bytes | None = None
-) -> dict[str, Any]:
-    """Write the folder's files, ``result.json`` last, and return its contents."""
-    result = {**result_of(results, adapter), **facts}
-    drawing = out / "examples.png"
-    if picture is not None:
-        atomic_write(drawing, picture)
-    else:
-        drawing.unlink(missing_ok=True)  # it shows another run, or an earlier part of this one
-    results.save(out / FILES[0])
-    write_json(out / FILES[1], result)
-    return result
-
-
-def _open_folder(out: Path, results: Results, *, resume: bool, overwrite: bool) -> None:
+def _prepare(results: Results, *, resume: bool, overwrite: bool) -> None:
     """Check that no other run's results are lost, and load the results that the run continues."""
     if resume and overwrite:
         raise ValueError("--resume: expected without --overwrite, got both")
-    check_folder(out, *FILES, QUERIES, overwrite=overwrite or resume, hint="--resume it if it is partial, ")
+    keep = not (resume or overwrite)
+    check_folder(
+        results.out, EXAMPLES, RESULT, QUERIES, PARTS, overwrite=not keep, hint="--resume it if it is partial, "
+    )
     if overwrite:
-        (out / QUERIES).unlink(missing_ok=True)
-    if resume and (out / FILES[0]).exists():
-        results.resume(out / FILES[0])
-        if len(results) == results.settings["examples"]:
-            raise ValueError(f"--resume: {out} is complete")
+        (results.out / QUERIES).unlink(missing_ok=True)
+    if resume:
+        results.resume()
 
 
 def _add_parser(names: Any, name: str, attack: Adapter | Rubbish, examples: int) -> Parser:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import shutil
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,18 +56,37 @@ class Parser(argparse.ArgumentParser):
 
 
 class Listing(argparse.Action):
-    """``--list``: print the lines that ``lines()`` returns, and exit."""
+    """``--list``: print the names and texts that ``lines()`` yields, as two columns, and exit."""
 
     def __init__(
-        self, option_strings: Sequence[str], dest: str, *, lines: Callable[[], Iterable[str]], **options: Any
+        self,
+        option_strings: Sequence[str],
+        dest: str,
+        *,
+        lines: Callable[[], Iterable[tuple[str, str]]],
+        **options: Any,
     ) -> None:
         super().__init__(option_strings, dest, nargs=0, **options)
         self.lines = lines
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """Print and exit."""
-        print("\n".join(self.lines()))
+        print(two_columns(list(self.lines()), min(100, shutil.get_terminal_size((100, 24)).columns)))
         parser.exit()
+
+
+def two_columns(rows: Sequence[tuple[str, str]], width: int) -> str:
+    """Return names and texts as two columns of at most ``width`` characters a line.
+
+    >>> print(two_columns([("fgsm", "One step along the sign."), ("pgd", "Many small steps.")], 24))
+    fgsm  One step along the
+          sign.
+    pgd   Many small steps.
+    """
+    left = max(len(name) for name, _ in rows) + 2
+    texts = [textwrap.wrap(text, max(width - left, 16), break_on_hyphens=False) for _, text in rows]
+    filled = [(f"\n{'':{left}}").join(lines) for lines in texts]
+    return "\n".join(f"{name:{left}}{text}" for (name, _), text in zip(rows, filled, strict=True))
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
@@ -107,11 +128,12 @@ def seed(text: str) -> int:
 
 
 def real(text: str) -> float:
-    """Read a finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
+    """Read a finite number; a fraction, too.
+
+    >>> real("0.5"), real("8/255") == 8 / 255
+    (0.5, True)
+    """
+    value = _read(text)
     if not abs(value) < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
     return value
@@ -119,10 +141,24 @@ def real(text: str) -> float:
 
 def number(text: str) -> float:
     """Read a finite number of at least 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    value = _read(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text!r}")
     return value
+
+
+def above_zero(text: str) -> float:
+    """Read a finite number above 0."""
+    value = _read(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
+    return value
+
+
+def _read(text: str) -> float:
+    """Return the number or the fraction that a text holds, NaN if it holds none."""
+    above, slash, below = text.partition("/")
+    try:
+        return float(above) / float(below) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        return float("nan")

@@ -80,15 +80,16 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def listing() -> Iterator[str]:
-    """Yield a line for each preset and for the radii of each data set."""
+def listing() -> Iterator[tuple[str, str]]:
+    """Yield the name of each preset and its measurements, then the radii for each data set."""
     for name, preset in PRESETS.items():
         slow = f"; Carlini and Wagner on {preset.carlini_wagner}" if preset.carlini_wagner else ""
         yield (
-            f"{name:8}  {preset.what}: {preset.examples:,} test images; FGSM, PGD of {preset.steps} steps (linf, l2), DeepFool "
+            name,
+            f"{preset.what}: {preset.examples:,} test images; FGSM, PGD of {preset.steps} steps (linf, l2), DeepFool "
             f"(l2, linf){slow}; transfer; checks for masked gradients; {preset.windows} church windows of {preset.points} x "
-            f"{preset.points} points."
+            f"{preset.points} points.",
         )
     for data, radii in RADII.items():
         linf, l2 = (", ".join(f"{r:.3g}" for r in values) for values in (radii.linf, radii.l2))
-        yield f"Radii for {data}: linf {linf}; l2 {l2}; masking at {radii.claimed:.3g}."
+        yield data, f"Radii: linf {linf}; l2 {l2}; masking at {radii.claimed:.3g}."

@@ -63,11 +63,10 @@ NOT_HERE: dict[str, str] = {
 }
 
 
-def listing() -> Iterator[str]:
-    """Yield a line for each attack: its name, its summary and its paper, or why it can be called from Python only."""
-    width = max(map(len, (*ATTACKS, *RUBBISH, *NOT_HERE)))
+def listing() -> Iterator[tuple[str, str]]:
+    """Yield the name of each attack, and its summary and paper, or why it can be called from Python only."""
     attacks: dict[str, Adapter | Rubbish] = {**ATTACKS, **RUBBISH}
     for name, attack in attacks.items():
-        yield f"{name:{width}}  {attack.summary}. {attack.paper}."
+        yield name, f"{attack.summary}. {attack.paper}."
     for name, reason in NOT_HERE.items():
-        yield f"{name:{width}}  Not here: {reason}."
+        yield name, f"Not here: {reason}."

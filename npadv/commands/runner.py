@@ -33,6 +33,10 @@ from npadv.train import evaluate
 Models = Mapping[str, Model]
 
 
+SECONDS = "seconds"
+"""The time of all measurements so far, among the results by title."""
+
+
 class Pictures(NamedTuple):
     """A few images, their FGSM examples, and the model's probabilities of both."""
 
@@ -86,17 +90,26 @@ def run_measurements(
     seed: int,
     progress: bool | None,
     say: Callable[[str], None],
+    done: dict[str, Any],
+    save: Callable[[], None],
 ) -> Measurements:
     """Make all measurements. After Ctrl-C, return the finished ones; the last of them may be of fewer examples.
 
-    ``say`` is called with a line after each.
+    ``done`` holds results by title, those of an earlier run too, which are not measured again. After each measurement its
+    result is added, ``save`` is called, and ``say`` with a line.
     """
-    found = Measurements()
+    found = Measurements(seconds=done.get(SECONDS, 0.0))
     tasks = list(_tasks(found, models, dataset, preset, radii, seed=seed, progress=progress))
     for i, task in enumerate(tasks):
+        if task.title in done:
+            task.store(done[task.title])
+            continue
         started = time.perf_counter()
         try:
-            task.store(task.measure())
+            result = task.measure()
+            task.store(result)
+            done |= {task.title: result, SECONDS: found.seconds + time.perf_counter() - started}
+            save()
         except Interrupted as stop:
             task.store(stop.result)
             return found

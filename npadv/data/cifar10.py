@@ -15,7 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from npadv.data.dataset import Dataset, Split
-from npadv.data.files import bad_file, data_folders, download_file, find_file, missing_file
+from npadv.data.files import (
+    DownloadError,
+    bad_file,
+    data_folders,
+    download_file,
+    find_file,
+    missing_dataset,
+    missing_file,
+)
 
 __all__ = ["cifar10", "read_batch"]
 
@@ -72,15 +80,15 @@ def read_batch(path: str | os.PathLike[str], records: int = RECORDS) -> tuple[np
     DataError
         If the file is missing, is not records * 3073 bytes long, or has a label above 9.
     """
-    path = Path(path)
+    path, length = Path(path), 1 + np.prod(SHAPE).item()
     try:
+        size = path.stat().st_size
+        if size != records * length:
+            raise bad_file(path, f"{records * length} bytes for {records} records of {length}", f"{size} bytes")
         data = path.read_bytes()
     except OSError as error:
         remedy = "delete its folder, and the next call downloads all six files"
         raise bad_file(path, "a readable batch file", str(error.strerror), remedy) from error
-    length = 1 + np.prod(SHAPE).item()
-    if len(data) != records * length:
-        raise bad_file(path, f"{records * length} bytes for {records} records of {length}", f"{len(data)} bytes")
     rows = np.frombuffer(data, np.uint8).reshape(records, length)
     labels, pixels = rows[:, 0], rows[:, 1:]
     if records and labels.max() >= len(CLASSES):
@@ -96,7 +104,10 @@ def _split(parts: list[tuple[np.ndarray, np.ndarray]]) -> Split:
 
 def _download(folder: Path) -> Path:
     """Download and unpack the archive into `folder`; return the folder of batch files, which is complete or absent."""
-    archive = download_file(ARCHIVE, URLS, ARCHIVE_MD5, folder)
+    try:
+        archive = download_file(ARCHIVE, URLS, ARCHIVE_MD5, folder)
+    except DownloadError as error:
+        raise missing_dataset("CIFAR-10", BATCHES, folder, error) from error
     target = folder / FOLDER
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         unpacked = Path(temporary, FOLDER)

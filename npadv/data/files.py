@@ -13,17 +13,20 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from npadv.files import user_cache
 
 __all__ = [
     "VARIABLE",
     "DataError",
+    "DownloadError",
     "bad_file",
     "check_md5",
     "data_folders",
     "download_file",
     "find_file",
+    "missing_dataset",
     "missing_file",
     "user_cache",
 ]
@@ -33,6 +36,14 @@ VARIABLE = "NPADV_DATA"
 
 class DataError(ValueError):
     """A data file is missing or wrong; the message names the file, the fault and the remedy."""
+
+
+class DownloadError(DataError):
+    """A data file could not be downloaded; ``reason`` says why in a few words."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def bad_file(path: Path | str, expected: str, came: str, remedy: str = "") -> DataError:
@@ -94,22 +105,46 @@ def download_file(name: str, urls: Iterable[str], md5: str, folder: Path) -> Pat
 
     Raises
     ------
-    DataError
+    DownloadError
         If pooch is not installed or no URL gave the file; each URL's failure is in the message.
     """
     by_hand = f"download it by hand and set {VARIABLE} to its folder"
     try:
         import pooch
     except ImportError as error:
-        raise DataError(
+        raise DownloadError(
             f"{name}: expected in {folder}, found nothing, and downloading needs pooch; "
-            f'pip install "npadv[demo]", or {by_hand}'
+            f'pip install "npadv[demo]", or {by_hand}',
+            'downloading needs pooch: pip install "npadv[demo]"',
         ) from error
     progress = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
-    failures = []
+    failures, short = [], []
     for url in urls:
         try:
             return Path(pooch.retrieve(url, f"md5:{md5}", fname=name, path=folder, progressbar=progress))
         except (OSError, ValueError) as error:  # no network, no such file, no right to write; a wrong checksum
-            failures.append(f"{url}: {error}")
-    raise DataError(f"{name}: expected MD5 {md5}, got it from no URL ({'; '.join(failures)}); try again, or {by_hand}")
+            reason = _reason(error)
+            failures.append(f"{url}: {reason}")
+            short.append(f"{urlsplit(url).hostname}: {'wrong checksum' if isinstance(error, ValueError) else reason}")
+    raise DownloadError(
+        f"{name}: expected MD5 {md5}, got it from no URL ({'; '.join(failures)}); try again, or {by_hand}",
+        "; ".join(short),
+    )
+
+
+def missing_dataset(
+    title: str, names: Iterable[str], folder: Path, error: DownloadError, instead: str = ""
+) -> DataError:
+    """Build the error for a data set that is not on this machine and could not be downloaded."""
+    return DataError(
+        f"{title} is not on this machine and could not be downloaded ({error.reason}); {instead}put these files into "
+        f"{folder}, or into a folder that {VARIABLE} names: {', '.join(names)}"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return why a download failed: the libraries for it write hundreds of characters about a missing connection."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"ConnectionError", "ConnectTimeout", "Timeout", "gaierror"}:
+        return "no connection"
+    return " ".join(str(error).split())[:200]

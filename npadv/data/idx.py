@@ -14,6 +14,7 @@ import math
 import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +26,15 @@ DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: "
 GZIP_MAGIC = b"\x1f\x8b"
 
 
-def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
+def read_idx(path: str | os.PathLike[str], *, largest: int = 2**30) -> np.ndarray:
     r"""Read the array in an IDX file.
 
     Parameters
     ----------
     path
         The file. Its first two bytes, not its name, tell whether it is gzipped.
+    largest
+        Bytes that a gzipped file may unpack to: a small one can hold a thousand times its size.
 
     Returns
     -------
@@ -41,7 +44,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     Raises
     ------
     DataError
-        If the file is missing, truncated, too long, or no IDX file.
+        If the file is missing, truncated, too long, too large, or no IDX file.
 
     Examples
     --------
@@ -53,37 +56,47 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     array([  5, 256], dtype=int16)
     """
     path = Path(path)
-    data = _read_bytes(path)
-    if len(data) < 4:
-        raise bad_file(path, "a header of at least 4 bytes", f"a file of {len(data)}")
-    if data[:2] != b"\0\0":
-        raise bad_file(path, "an IDX file, which starts with the bytes 00 00", data[:2].hex(" "))
-    code, rank = data[2], data[3]
-    if code not in DTYPES:
-        raise bad_file(path, f"one of the dtype codes {', '.join(f'0x{c:02x}' for c in DTYPES)}", f"0x{code:02x}")
-    start = 4 + 4 * rank
-    if len(data) < start:
-        raise bad_file(path, f"a header of {start} bytes for {rank} dimensions", f"a file of {len(data)}")
-    shape = tuple(np.frombuffer(data, ">u4", count=rank, offset=4).tolist())
-    dtype = np.dtype(DTYPES[code])
-    expected = (
-        start + math.prod(shape) * dtype.itemsize
-    )  # Python integers, which the sizes in a damaged header cannot overflow
-    if len(data) != expected:
-        raise bad_file(path, f"{expected} bytes for shape {shape} of {dtype.newbyteorder('=')}", f"{len(data)} bytes")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
-
-
-def _read_bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        packed = _is_gzip(path)
+        with gzip.open(path) if packed else path.open("rb") as stream:
+            return _read(path, stream, largest if packed else path.stat().st_size)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise bad_file(path, "a whole gzip file", f"a damaged one ({error})") from error
     except OSError as error:
         raise bad_file(
             path, "a readable IDX file", str(error.strerror), "give the path of a file that exists"
         ) from error
-    if data[:2] != GZIP_MAGIC:
-        return data
-    try:
-        return gzip.decompress(data)
-    except (EOFError, OSError, zlib.error) as error:
-        raise bad_file(path, "a whole gzip file", f"a damaged one ({error})") from error
+
+
+def _read(path: Path, stream: Any, largest: int) -> np.ndarray:
+    """Read the header, then as many bytes as it says and no more."""
+    head = stream.read(4)
+    if len(head) < 4:
+        raise bad_file(path, "a header of at least 4 bytes", f"a file of {len(head)}")
+    if head[:2] != b"\0\0":
+        stream.read(2**16)  # a damaged gzip file raises its own error here
+        raise bad_file(path, "an IDX file, which starts with the bytes 00 00", head[:2].hex(" "))
+    code, rank = head[2], head[3]
+    if code not in DTYPES:
+        raise bad_file(path, f"one of the dtype codes {', '.join(f'0x{c:02x}' for c in DTYPES)}", f"0x{code:02x}")
+    sizes = stream.read(4 * rank)
+    start = 4 + len(sizes)
+    if len(sizes) < 4 * rank:
+        raise bad_file(path, f"a header of {4 + 4 * rank} bytes for {rank} dimensions", f"a file of {start}")
+    shape, dtype = tuple(np.frombuffer(sizes, ">u4").tolist()), np.dtype(DTYPES[code])
+    count = math.prod(shape) * dtype.itemsize  # Python integers, which the sizes in a damaged header cannot overflow
+    expected = f"{start + count} bytes for shape {shape} of {dtype.newbyteorder('=')}"
+    if count > largest:
+        raise bad_file(path, expected, f"room for {largest} bytes" if _is_gzip(path) else f"{largest} bytes")
+    data = stream.read(count)
+    if len(data) < count:
+        raise bad_file(path, expected, f"{start + len(data)} bytes")
+    if stream.read(1):
+        size = path.stat().st_size
+        raise bad_file(path, expected, f"{size} bytes" if size > start + count else "more")
+    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(2) == GZIP_MAGIC

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from npadv.data.dataset import Dataset, Split
-from npadv.data.files import check_md5, data_folders, download_file, find_file, missing_file
+from npadv.data.files import (
+    DownloadError,
+    check_md5,
+    data_folders,
+    download_file,
+    find_file,
+    missing_dataset,
+    missing_file,
+)
 from npadv.data.idx import read_idx
 
 __all__ = ["mnist"]
@@ -67,7 +75,11 @@ def _find(name: str, folders: list[Path], download: bool) -> Path:
         return path
     if not download:
         raise missing_file(f"{name}.gz", places)
-    return download_file(f"{name}.gz", [mirror + f"{name}.gz" for mirror in MIRRORS], packed, folders[-1])
+    try:
+        return download_file(f"{name}.gz", [mirror + f"{name}.gz" for mirror in MIRRORS], packed, folders[-1])
+    except DownloadError as error:
+        instead = "use the digits (--data digits), or "
+        raise missing_dataset("MNIST", [f"{file}.gz" for file in FILES], folders[-1], error, instead) from error
 
 
 def _split(pixels: np.ndarray, labels: np.ndarray) -> Split:

@@ -13,7 +13,6 @@ with the module but not trained.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -24,7 +23,7 @@ import numpy as np
 from npadv.autodiff import Tensor
 from npadv.backend import like
 from npadv.fast.memory import aligned
-from npadv.files import load_arrays, save_arrays, to_json
+from npadv.files import ArrayHeader, from_json, load_arrays, save_arrays, to_json
 from npadv.nn.parameter import Parameter
 
 ABOUT = "about"
@@ -83,21 +82,24 @@ class Module:
         ValueError
             Names, shapes or dtypes differ; the message says where and how.
         """
+        self.check_state(state, source)
+        own = dict(self.named_tensors())
+        for name, tensor in own.items():
+            tensor.assign(like(state[name], tensor.data))
+        return self
+
+    def check_state(self, state: Mapping[str, Any], source: str = "state") -> None:
+        """Raise a ValueError unless names, shapes and dtypes are those of the module; ``state`` may hold headers alone."""
         own = dict(self.named_tensors())
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unknown:
-            raise ValueError(
-                f"{source}: does not fit this model; missing {missing or 'nothing'}, unknown {unknown or 'nothing'}"
-            )
+            raise ValueError(f"{source}: does not fit this model; missing {_few(missing)}, unknown {_few(unknown)}")
         for name, tensor in own.items():
             if state[name].shape != tensor.shape or state[name].dtype != tensor.dtype:
                 raise ValueError(
                     f"{source}: {name}: expected shape {tensor.shape} and {tensor.dtype}, "
                     f"got {state[name].shape} and {state[name].dtype}"
                 )
-        for name, tensor in own.items():
-            tensor.assign(like(state[name], tensor.data))
-        return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all state, and ``about`` unless it is empty, to an ``.npz`` file, atomically and without pickle."""
@@ -114,14 +116,14 @@ class Module:
         ValueError
             The file is damaged, or is of another architecture; nothing has changed then.
         """
-        state, about = read_weights(path)
+        about = read_about(path)
         for fact in ("network", "options"):
             own, theirs = self.about.get(fact), about.get(fact)
             if None not in (own, theirs) and own != theirs:
                 raise ValueError(
                     f"{os.fspath(path)}: was saved from a module of {fact} {theirs!r}, this one has {own!r}"
                 )
-        return self.load_state(state, source=os.fspath(path))
+        return self.load_state(read_state(path, self), source=os.fspath(path))
 
     # Device and precision -------------------------------------------------------------------------------------------
 
@@ -148,19 +150,45 @@ class Module:
         return f"{type(self).__name__}({settings})"
 
 
-def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the state by name, and ``about`` (``{}`` if it was empty), from a file that ``Module.save`` wrote."""
-    arrays = load_arrays(path)
-    text = arrays.pop(ABOUT, None)
-    if text is None:
-        return arrays, {}
+def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return ``about`` from a file that ``Module.save`` wrote, ``{}`` if it was empty; the weights are not read."""
+
+    def check(headers: Mapping[str, ArrayHeader]) -> None:
+        own = headers.get(ABOUT)
+        if own is not None and (own.shape or own.dtype.kind != "U" or own.nbytes > 2**20):
+            raise ValueError(f"{os.fspath(path)}: {ABOUT}: expected facts as JSON, got {own.shape} of {own.dtype}")
+
+    arrays = load_arrays(path, check, only=(ABOUT,))
+    if ABOUT not in arrays:
+        return {}
+    text = str(arrays[ABOUT])
     try:
-        about = json.loads(str(text))
+        about = from_json(text, ABOUT)
     except ValueError:
         about = None
     if not isinstance(about, dict):
-        raise ValueError(f"{os.fspath(path)}: {ABOUT}: expected facts as JSON, got {str(text)[:40]!r}")
-    return arrays, about
+        raise ValueError(f"{os.fspath(path)}: {ABOUT}: expected facts as JSON, got {text[:40]!r}")
+    return about
+
+
+def read_state(path: str | os.PathLike[str], model: Module) -> dict[str, np.ndarray]:
+    """Return the model's state from a file that ``Module.save`` wrote; it is checked before any array is read."""
+
+    def check(headers: Mapping[str, ArrayHeader]) -> None:
+        weights = {name: header for name, header in headers.items() if name != ABOUT}
+        model.check_state(weights, source=os.fspath(path))
+
+    return load_arrays(path, check, only=dict(model.named_tensors()))
+
+
+def _few(names: list[str]) -> str:
+    """Return the first few of the names as text.
+
+    >>> _few([]), _few(["a"]), _few(["a", "b", "c", "d"])
+    ('nothing', "['a']", "['a', 'b', 'c'] and 1 more")
+    """
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{[name[:60] for name in names[:3]]}{more}" if names else "nothing"
 
 
 def _walk(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:

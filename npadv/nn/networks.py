@@ -8,16 +8,18 @@ pixels (standardising, padding) is part of the network. Sources: the published c
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from npadv.files import array_headers
 from npadv.nn.functions import Flatten, MaxPool2D, Pad2D, ReLU, Tanh
 from npadv.nn.initializers import Initializer, glorot_uniform, he_normal, lecun_uniform, uniform
 from npadv.nn.layers import Conv2D, Dense, Maxout, MaxoutConv2D
-from npadv.nn.module import Module, read_weights
+from npadv.nn.module import Module, read_about, read_state
 from npadv.nn.sequential import Sequential
 from npadv.nn.stochastic import BatchNorm, Dropout, Standardize
 
@@ -250,16 +252,43 @@ def load_network(path: str | os.PathLike[str], name: str | None = None) -> Seque
     where = os.fspath(path)
     if os.path.isdir(where):
         raise IsADirectoryError(f"{where}: expected a file of weights, got a folder")
-    state, about = read_weights(path)
+    about = read_about(path)
     written, options = about.get("network"), about.get("options", {})
     if written is None and name is None:
         raise ValueError(f"{where}: does not say which network it holds; name it (on the command line, with --network)")
     if None not in (written, name) and written != name:
         raise ValueError(f"{where}: expected weights of {name!r}, got those of {written!r}")
+    most = sum(math.prod(header.shape) for header in array_headers(path).values())
     try:
-        model = network(str(written or name), rng=np.random.default_rng(0), **options)
-    except (ValueError, TypeError) as error:  # a name or options that this version does not know
-        raise ValueError(f"{where}: {error}") from error
-    model.load_state(state, source=where)
-    model.about = {**model.about, **about}
+        model = network(str(written or name), rng=_BoundedGenerator(max(most, LARGEST_NETWORK)), **options)
+    except Exception as error:  # a name or options that this version does not know, or that no network can have
+        raise ValueError(f"{where}: {error or type(error).__name__}") from error
+    model.load_state(read_state(path, model), source=where)
+    model.about = {**about, **model.about}
     return model
+
+
+LARGEST_NETWORK = 2**24
+"""Initial weights that a network from a file may draw, if the file does not hold as many: more than any network above."""
+
+
+class _BoundedGenerator(np.random.Generator):
+    """A random generator that draws at most so many numbers: a few bytes in a file must not ask for gigabytes of weights."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.left = most
+
+    def normal(self, loc: Any = 0.0, scale: Any = 1.0, size: Any = None) -> Any:
+        """Draw from a normal distribution."""
+        return super().normal(loc, scale, self._spend(size))
+
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
+        """Draw from a uniform distribution."""
+        return super().uniform(low, high, self._spend(size))
+
+    def _spend(self, size: Any) -> Any:
+        self.left -= math.prod(size)
+        if self.left < 0:
+            raise ValueError(f"options: expected those of the network in the file, got weights of shape {size}")
+        return size
