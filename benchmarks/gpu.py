@@ -4,7 +4,7 @@
     python benchmarks/gpu.py                     # a minute; writes benchmarks/speed/gpu.json
     python benchmarks/gpu.py --table             # prints that file as the README's table; without it, "not measured"
 
-===========================  ====================================================================  ======
+===========================  ==============================================================================
 row                          against
 ===========================  ==============================================================================
 convolution and gradients    cuDNN, called by PyTorch, after it has tried its algorithms
