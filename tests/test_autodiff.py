@@ -119,8 +119,8 @@ def test_numpy_may_read_a_tensor_but_not_drop_its_history():
     for recorded in (leaf([1, 2]), leaf([1, 2]) * 2):
         with pytest.raises(TypeError, match=r"would drop the tensor's history; take tensor\.data"):
             np.asarray(recorded)
-    with pytest.raises(TypeError, match="operand 'Tensor' does not support ufuncs"):
-        np.exp(leaf([1, 2]))
+    with pytest.raises(TypeError, match=r"numpy\.arctan of a Tensor has no gradient rule"):
+        np.arctan(leaf([1, 2]))
 
 
 def test_what_cannot_be_a_tensor_says_so():
