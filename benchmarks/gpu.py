@@ -6,7 +6,7 @@
 
 Run it in the root of the checkout, where ``npadv`` is found even if it is not installed.
 
-===========================  ====================================================================  ======
+===========================  ==============================================================================
 row                          against
 ===========================  ==============================================================================
 convolution and gradients    cuDNN, called by PyTorch, after it has tried its algorithms

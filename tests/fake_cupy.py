@@ -23,6 +23,7 @@ import weakref
 
 import numpy as np
 
+from npadv import Tensor
 from npadv.kernels import cpu, launch
 
 COUNTS = {"waits": 0, "uploads": 0, "downloads": 0, "compiled": 0, "launches": 0, "graphs": 0}
@@ -294,8 +295,8 @@ def binary(function, swapped=False):
     device_function = on_device((lambda a, b: function(b, a)) if swapped else function)
 
     def call(self, other):
-        if not isinstance(other, ndarray) and getattr(other, "__array_ufunc__", self) is None:
-            return NotImplemented  # as CuPy leaves it to a Tensor
+        if isinstance(other, Tensor):
+            return NotImplemented  # CuPy calls NumPy's ufunc, which calls Tensor's __array_ufunc__
         return device_function(self, other)
 
     return call

@@ -302,7 +302,6 @@ def test_integers_and_float16_are_numpys():
                 got, expected = getattr(ops, name)(x, **given), getattr(np, name)(x, **given)
                 rtol = 1e-3 if dtype is np.float16 else 1e-15
                 np.testing.assert_allclose(got, expected, rtol=rtol, strict=True)
-    assert ops.var(np.array([0, 1000], np.float16)) == np.inf  # 250000 is out of its range
     assert ops.std(np.array([0, 400], np.float16)) == np.std(np.array([0, 400], np.float16)) == 200
 
 

@@ -71,7 +71,6 @@ class Tensor(Operators):
         "grad",
         "requires_grad",
     )
-    __array_ufunc__ = None  # numpy.ndarray + Tensor defers to Tensor.__radd__
 
     data: Array
     grad: Array | None

@@ -1,5 +1,6 @@
 """Every primitive beside its gradient rule."""
 
+from npadv.ops import numpy_protocol as numpy_protocol  # lets NumPy's functions take Tensors
 from npadv.ops import operators as operators  # gives Tensor its operators
 from npadv.ops.chunked import log_kernel_sum, sum_over_blocks
 from npadv.ops.conv import conv2d, conv_transpose2d, winograd
