@@ -259,10 +259,11 @@ def describe_file(path: str | os.PathLike[str]) -> str:
         if head.startswith(signature):
             return kind
     if head.startswith(b"PK"):
-        if not zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                torch = any(name.endswith("data.pkl") for name in archive.namelist())
+        except Exception:  # zipfile raises half a dozen types
             return "a damaged zip archive"
-        with zipfile.ZipFile(path) as archive:
-            torch = any(name.endswith("data.pkl") for name in archive.namelist())
         return "a file of PyTorch's, which holds pickles that npadv never opens" if torch else "a zip archive"
     if head[8:9] == b"{":
         return "a safetensors file"

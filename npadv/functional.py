@@ -13,8 +13,7 @@ import numpy as np
 
 from npadv import capture, ops
 from npadv.autodiff import Tensor, value_of
-from npadv.backend import Array, like, shape_of, xp_of
-from npadv.vectors import as_floating
+from npadv.backend import Array, as_floating, like, shape_of, xp_of
 
 REDUCTIONS = ("none", "sum", "mean")
 

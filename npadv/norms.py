@@ -21,11 +21,11 @@ from typing import Any
 
 from npadv import ops
 from npadv.autodiff import value_of
-from npadv.backend import Array, xp_of
+from npadv.backend import Array, as_floating, xp_of
 from npadv.fast import steps as fast
 from npadv.fast.on_cupy import on_cupy
 from npadv.projections import maximise_linear, project, smallest_step
-from npadv.vectors import NORMS, as_floating, as_rows, check_norm, largest
+from npadv.vectors import NORMS, as_rows, check_norm, largest
 
 __all__ = [
     "DUAL",

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from npadv.backend import Array, xp_of
-from npadv.vectors import as_floating, as_rows, check_norm, largest
+from npadv.backend import Array, as_floating, xp_of
+from npadv.vectors import as_rows, check_norm, largest
 
 Bounds = tuple[float, float] | None
 

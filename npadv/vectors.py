@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from npadv import ops
-from npadv.autodiff import value_of
 from npadv.backend import Array, xp_of
 
 NORMS = ("l1", "l2", "linf")
@@ -21,14 +18,6 @@ def as_rows(x: Any) -> Any:
     for n in x.shape[1:]:
         width *= n
     return ops.reshape(x, shape=(x.shape[0], width))
-
-
-def as_floating(x: Any) -> Any:
-    """Return x in floating point: integers and booleans become float64, in which no difference or square wraps around.
-
-    This is the rule for integers in all losses, norms and projections.
-    """
-    return x.astype(np.float64) if value_of(x).dtype.kind in "iub" else x
 
 
 def largest(rows: Array) -> Array:

@@ -31,9 +31,9 @@ LAUNCHES = []
 
 
 NAMES = """
-abs arange arctanh argsort ascontiguousarray broadcast_to clip concatenate copy copyto cumsum empty_like equal exp eye full
-full_like greater isfinite log log1p maximum may_share_memory minimum moveaxis multiply nonzero ones ones_like repeat sign
-sqrt stack take_along_axis tanh where zeros zeros_like
+abs arange arctanh argsort ascontiguousarray broadcast_to clip concatenate copy copyto cos cumsum einsum empty_like equal
+exp expm1 eye full full_like greater isfinite log log1p maximum may_share_memory minimum moveaxis multiply nonzero ones
+ones_like pad repeat sign sin sqrt stack take_along_axis tanh where zeros zeros_like
 """
 
 

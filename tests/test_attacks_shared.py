@@ -34,7 +34,7 @@ class Case(NamedTuple):
     budget: str | None = None
     options: Mapping[str, Any] = MappingProxyType({})
     drawn: bool = False  # its random numbers depend on the place in the batch
-    solver: bool = False  # the number of its queries depends on how the model's output is rounded
+    solver: bool = False  # when it stops, and so queries and flags, depends on how the model's output is rounded
 
     def __call__(self, model, x, y, **options):
         """Call the attack with those of the arguments that it takes."""
@@ -157,7 +157,7 @@ def takes_examples_one_by_one(case):
         np.testing.assert_allclose(alone.x_adv, together.x_adv[rows], rtol=1e-9, atol=1e-9)
         if not case.solver:
             np.testing.assert_array_equal(alone.queries, together.queries[rows])
-        assert all((alone.flags[name] == together.flags[name][rows]).all() for name in together.flags)
+            assert all((alone.flags[name] == together.flags[name][rows]).all() for name in together.flags)
 
 
 def leaves_its_input(case):

@@ -3,6 +3,9 @@
 import importlib.util
 import itertools
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +84,43 @@ def test_without_a_gpu_the_error_is_one_sentence_and_nothing_is_written(tmp_path
     assert "not measured" in capsys.readouterr().out
 
 
+def test_rows_that_were_measured_are_saved_before_the_next_one_fails(tmp_path, monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+
+    def broken():
+        raise RuntimeError("out of memory")
+
+    def rows(xp, torch):
+        yield gpu.Row("sign step 1x1", lambda: np.ones(1), lambda: torch.ones(1), "copy")
+        yield gpu.Row("conv2d x", broken, broken, "cuDNN")
+
+    facts = {"versions": {}, "device": {"card": "Card 9000"}}
+    for name, value in [("require_cupy", lambda: np), ("rows", rows), ("environment", lambda device: facts)]:
+        monkeypatch.setattr(gpu, name, value)
+    monkeypatch.setattr(gpu, "gpu_clock", lambda cupy: lambda call, times: times * 1e-3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 0)
+    file = tmp_path / "gpu.json"
+    assert gpu.main(["--output", str(file)]) == 1
+    assert capsys.readouterr().err == "out of memory\n"
+    assert [row["row"] for row in json.loads(file.read_text())["rows"]] == ["sign step 1x1"]
+
+
+def test_it_runs_in_the_root_of_a_checkout():
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "benchmarks.gpu", "--table"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("| kernel, float32 on")
+
+
 @pytest.mark.gpu
 def test_a_row_is_measured_on_a_gpu():
     cupy, torch = pytest.importorskip("cupy"), pytest.importorskip("torch")
     if not (cupy.is_available() and torch.cuda.is_available()):
         pytest.skip("no CUDA device for both CuPy and PyTorch")
+    gpu.use_float32(torch)
     row = next(gpu.convolution(gpu.Convolution("a layer", 4, 9, 8, 5, 2), cupy, torch))
-    assert gpu.agreement(row, cupy) < 1e-4
-    assert gpu.agreement(gpu.adversarial_step(8, cupy, torch, compiled=False), cupy) < 1e-4
+    assert gpu.agreement(row, cupy) < row.tolerance
+    step = gpu.adversarial_step(8, cupy, torch, compiled=False)
+    assert gpu.agreement(step, cupy) < step.tolerance
     assert gpu.measure(row, gpu.gpu_clock(cupy), turns=3)["ratio"]["median"] > 0

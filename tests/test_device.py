@@ -31,6 +31,7 @@ from npadv.attacks import (
 )
 from npadv.attacks.result import predict
 from npadv.backend import to_numpy
+from npadv.capture import CapturedStep
 from npadv.cli import main
 from npadv.data import Split
 from npadv.defenses import adversarial_training
@@ -39,7 +40,7 @@ from npadv.functional import cross_entropy, kl_divergence
 from npadv.gan import GAN, Players, play
 from npadv.norms import NORMS, norm, project, steepest_ascent_direction
 from npadv.optim import SGD, Adam
-from npadv.train import classification_loss, evaluate, fit
+from npadv.train import classification_loss, evaluate, fit, gradient_update
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="g++, which runs the kernels here, is not installed"
@@ -126,6 +127,28 @@ def test_a_layer_with_a_kernel_is_computed_by_it(counts, split):
     forward = {"conv2d_forward", "max_pool_forward", "maxout_forward", "cross_entropy_forward"}
     backward = {"conv2d_weight_grad", "max_pool_backward", "maxout_backward", "cross_entropy_backward"}
     assert {re.sub("_parts$", "", kernel) for kernel in launched} >= forward | backward | {"max_norm_columns"}
+
+
+@needs_fast
+def test_the_step_of_the_gpu_benchmark_is_captured_in_two_hundred_launches(counts, rng):
+    """[SYN]'s convnet in adversarial training, with padding and a cropped convolution."""
+    images, labels = rng.random((2, 1, 28, 28), np.float32), rng.integers(0, 10, 2)
+
+    def run(device):
+        model = nn.network("syn_convnet", rng=np.random.default_rng(0)).to(device)
+        optimizer, loss = SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-3), adversarial_training(0.1)
+
+        def step(x, y):
+            return gradient_update(model, loss, optimizer, x, y, rng=rng)  # rng is not used
+
+        x, y = on(device, images), on(device, labels)
+        taken = step if device == "cpu" else CapturedStep(step, x)
+        return [float(to_numpy(taken(x, y))) for _ in range(4)], taken
+
+    (host, _), (device, captured) = both(run)
+    np.testing.assert_allclose(device, host, rtol=1e-5)
+    (record,) = captured.records.values()
+    assert len(record.graph.actions) < 200
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

@@ -47,6 +47,17 @@ def test_an_example_on_the_boundary_crosses_it_by_a_few_roundings(dtype, norm, s
     assert (result.distance[:2] < 200 * np.finfo(dtype).eps).all()
 
 
+def test_of_two_ties_the_one_within_the_box_is_crossed():
+    w = np.array([[0.0, -0.6, 0.8], [0.0, -1.0, -1.0]])  # from black, only the first pixel leads anywhere: to class 2
+    for norm in NORMS:
+        result = linearized(lambda v: v @ w, np.zeros((1, 2)), norm=norm)
+        assert result.prediction[0] == 2
+        assert result.radius[0] == 0
+    darker = linearized(lambda v: v @ -np.abs(w), np.zeros((1, 2)))
+    assert darker.radius[0] == np.inf
+    assert darker.flags["not_converged"][0]
+
+
 @given(
     seed=seeds,
     kind=st.sampled_from(NORMS),
@@ -294,6 +305,26 @@ def test_the_finite_part_of_a_gradient_is_used_and_its_example_flagged(attack, o
     np.testing.assert_allclose(result.x_adv[1], alone.x_adv[0], rtol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_gradient_that_is_not_finite_beyond_the_boundary_is_flagged():
+    """DeepFool meets it only in its last step, along the boundary."""
+
+    def broken_above_a_half(x):
+        return (x - 0.5 + 0 * ops.sqrt(ops.relu(0.5 - x))) @ np.array([[-1.0, 1.0]])
+
+    x = np.array([[0.2]])
+    assert not linearized(broken_above_a_half, x).flags["non_finite_gradient"][0]
+    assert linearized(broken_above_a_half, x, steps=5).flags["non_finite_gradient"][0]
+
+
+def test_jsma_flags_a_gradient_that_is_zero_at_the_start_not_later():
+    flat_above_a_half = lambda x: ops.minimum(0.5, x) @ np.array([[-1.0, 1.0]]) + np.array([9.0, 0.0])  # noqa: E731
+    x = np.array([[0.2], [0.7]])
+    result = jsma(flat_above_a_half, x, np.array([1, 1]), theta=0.4, pairs=False, targeted=True)
+    np.testing.assert_array_equal(result.flags["zero_gradient"], [False, True])
+    np.testing.assert_allclose(result.x_adv, [[0.6], [0.7]])
+
+
 # The budget of the saliency-map attack --------------------------------------------------------------------------------
 
 
@@ -378,6 +409,17 @@ def defaults(name):
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_defaults_are_these(name):
     assert defaults(name) == DEFAULTS[name]
+
+
+def test_the_default_step_of_pgd_is_two_and_a_half_times_the_radius_over_the_steps():
+    points = []
+
+    def model(x):
+        points.append(np.array(getattr(x, "data", x)))
+        return x @ np.array([[1.0, -1.0]])
+
+    pgd(model, np.array([[0.5]]), np.array([0]), eps=0.4, steps=10)
+    np.testing.assert_allclose(np.diff([p[0, 0] for p in points[1:4]]), -0.1)
 
 
 def test_the_table_of_defaults_has_every_attack():

@@ -1,5 +1,7 @@
 """L-BFGS, feature, rubbish and substitute attacks: one dtype, inside no_record, any labels, errors that name the argument."""
 
+import inspect
+
 import numpy as np
 import pytest
 from error_lines import one_line
@@ -18,6 +20,7 @@ from npadv.attacks import (
 )
 from npadv.nn import Dense, ReLU, Sequential
 from npadv.optim import SGD
+from npadv.train import classification_loss
 
 X = np.random.default_rng(1).random((5, 6)).astype(np.float32)
 Y = np.array([0, 1, 2, 0, 1])
@@ -140,6 +143,29 @@ def test_a_gradient_that_is_not_finite_in_one_pixel_is_flagged(solver):
     for result in (attacked, imitated, climbed):
         np.testing.assert_array_equal(result.flags["non_finite_gradient"], [True, False])
         assert np.isfinite(points(result)).all()
+
+
+DEFAULTS = {
+    lbfgs: {"targeted": False, "bounds": (0.0, 1.0), "squared": True, "solver": "scipy", "weight": 1.0, "searches": 12,
+            "max_iterations": 100, "tolerance": 1e-5, "at_once": 256},
+    feature: {"bounds": (0.0, 1.0), "solver": "scipy", "max_iterations": 200, "tolerance": 1e-5, "at_once": 256},
+    confident_errors: {"threshold": 0.5, "sigmoid": False, "batch_size": 500},
+    gaussian_rubbish: {"mean": 0.0, "deviation": 1.0, "threshold": 0.5, "sigmoid": False, "dtype": np.float32,
+                       "device": "cpu", "batch_size": 500},
+    gradient_rubbish: {"steps": 100, "norm": "l2", "decay": 0.0, "threshold": 0.5, "sigmoid": False, "bounds": (0.0, 1.0)},
+    evolved_rubbish: {"generations": 200, "population": 200, "mutation_rate": 0.1, "halved_every": 1000, "eta": 15.0,
+                      "crossover": 0.0, "threshold": 0.5, "sigmoid": False, "bounds": (0.0, 1.0), "dtype": np.float32,
+                      "device": "cpu"},
+    substitute: {"rounds": 6, "step": 0.1, "reservoir_after": 3, "epochs": 10, "batch_size": 100,
+                 "loss": classification_loss, "bounds": (0.0, 1.0), "at_once": 256, "resume": False},
+    transfer_attack: {"targeted": False},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("function", DEFAULTS)
+def test_defaults_are_those_documented(function):
+    parameters = inspect.signature(function).parameters.values()
+    assert {p.name: p.default for p in parameters if p.default not in (p.empty, None)} == DEFAULTS[function]
 
 
 # Errors: one line that names the argument ---------------------------------------------------------------------------------

@@ -56,6 +56,33 @@ def test_the_batched_direction_is_the_plain_one(seed, count, size, negative):
         np.testing.assert_allclose(found[i], expected, rtol=1e-6, atol=1e-7 * max(1, np.abs(expected).max()))
 
 
+def test_a_direction_that_the_box_turns_uphill_gives_way_to_the_gradient():
+    """-H g = (-10, 4) goes down, but the box cuts it to (-0.1, 0.9), which goes up."""
+    h, g, x = np.array([[18.0, -8.0], [-8.0, 4.0]]), np.ones(2), np.full(2, 0.1)
+    conjugate = np.array([[1.0, 0.0], [2.0, -1.0]])  # two conjugate steps determine the Hessian of two pixels
+    pairs = [(s, np.linalg.solve(h, s)) for s in conjugate]
+    stored = np.zeros((1, 2 * MEMORY, 2))
+    stored[0, :2], stored[0, MEMORY : MEMORY + 2] = np.array(pairs).transpose(1, 0, 2)
+    for box, expected in (((-99.0, 99.0), [-10, 4]), ((0.0, 1.0), -g / np.sqrt(2))):
+        np.testing.assert_allclose(direction(x, g, pairs, *box), expected, rtol=1e-9)
+        free, known = np.ones((1, 2), bool), np.array([2])
+        found = directions(x[None], g[None], stored, known, free, box, lambda steepness: 1 / steepness)
+        np.testing.assert_allclose(found[0], expected, rtol=1e-9)
+
+
+def test_a_step_has_to_bring_a_share_of_the_predicted_decrease():
+    """From just above 1/2, a step of length 1 lowers x^2 by 2e-6 where its slope predicts 1."""
+    points = []
+
+    def square(x):
+        points.append(float(x[0]))
+        return float(x @ x), 2 * x
+
+    start = 0.5 + 1e-6
+    minimize(square, np.array([start]), -9.0, 9.0)
+    assert points[:3] == [start, start - 1, start - 0.5]
+
+
 @dataclass
 class One:
     example: int

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from strategies import IMAGE_LAYOUTS, axes, laid_out, seeds
 
 from npadv import Tensor, grad, nn, ops
-from npadv.ops.sums import accurate_sum
+from npadv.backend import accurate_sum
 
 
 def test_a_sum_over_many_rows():

@@ -121,3 +121,9 @@ def test_every_link_leads_to_a_file():
     assert links
     for link in links:
         assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def test_every_path_in_its_text_exists():
+    paths = re.findall(r"`((?:npadv|kernels|tests|tutorials|benchmarks)/[\w./]+)`", README)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []

@@ -557,8 +557,9 @@ for y in (constant * 2.0, npadv.Tensor(1.0, requires_grad=True) * 2.0):
 # %% [markdown]
 # **It can be replayed.** A tape is a program: a list of operations on arrays, in order. For one image and a small network,
 # recording takes as long as the arithmetic, and a loop that computes the gradient of one function at many points makes the
-# same record every time. `npadv.Replay` records twice. If both records are the same, it writes them out as a Python function,
-# with a line for each operation and a line for each rule. From the third point on it calls that function, without any Tensor.
+# same record every time. `npadv.Replay` records the function at the first two points, and at a third one of its own. If the
+# records are the same, it writes them out as a Python function, with a line for each operation and a line for each rule. From
+# the third point on it calls that function, without any Tensor.
 
 # %%
 calls = []
@@ -574,12 +575,12 @@ for point in np.random.default_rng(0).normal(size=(10, 3)):
     value, slope = gradient_of(point)
     x = npadv.Tensor(point, requires_grad=True)
     assert np.array_equal(slope, npadv.grad((npadv.ops.tanh(x) * x).sum(), x))  # the same, to the last bit
-assert len(calls) == 2
+assert len(calls) == 3
 print(gradient_of, gradient_of.program(point), sep="\n\n")
 
 # %% [markdown]
-# Why twice? Because one record cannot show whether another input would give another record. Try to replay
-# `(x * np.sign(x.data)).sum()`: `print` shows where the two records differ.
+# Why three records? Because one cannot show whether another input would give another record. Try to replay
+# `(x * np.sign(x.data)).sum()`: `print` shows where the records differ.
 
 # %% [markdown]
 # Now read `npadv/autodiff/tensor.py`, `npadv/autodiff/primitive.py` and `npadv/autodiff/gradient.py`, in this order. `apply`,

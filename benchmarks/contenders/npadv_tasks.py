@@ -113,7 +113,7 @@ def replayed_gradient(network: str, batch: int) -> Step:
     """Return a function that computes the same gradient from a tape recorded beforehand."""
     model, (x, y) = build(network), problems.batch(network, batch)
     gradient = npadv.Replay(lambda inputs: cross_entropy(model(inputs), y, reduction="sum"))
-    gradient(x / 2), gradient(x)  # two recordings that agree: the next call replays
+    gradient(x / 2), gradient(x)  # recordings that agree: the next call replays
     return lambda: gradient(x)[1]
 
 

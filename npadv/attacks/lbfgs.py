@@ -119,7 +119,7 @@ def lbfgs(
         check_count(name, count)
     logits, y, before = first_predictions(model, x, y, targeted=targeted)
 
-    # The classes to search for: none for an example that the model already puts where it should go.
+    # The classes that count as a success; none where the model's own prediction is one of them.
     targets: list[list[int]] = []
     for label, predicted in zip(to_numpy(y).tolist(), to_numpy(before).tolist(), strict=True):
         classes = [label] if targeted else [k for k in range(logits.shape[1]) if k != label]

@@ -15,7 +15,8 @@ Where the model bends, the step is repeated from the point it reached, as in Dee
 3. From that point p on the boundary one more step goes along the boundary, nearer to x: to the smallest eta across the
    tangent at p, <w_k, x + eta - p> >= z_y - z_k with w_k and z at p.
 
-An example on a boundary, whose two largest logits are equal, has radius 0, and takes a step of a few roundings across it.
+Where rounding hides the gap between the two largest logits, x is on the boundary: its radius is 0, and its step crosses the
+boundary by a few roundings.
 
 References: Huang, Xu, Schuurmans and Szepesvari 2015, "Learning with a strong adversary", section 3, as [WG] 1.2.4 reviews
 it; Moosavi-Dezfooli, Fawzi and Frossard 2016, "DeepFool", eqs. 6 to 8 and algorithm 2.
@@ -70,15 +71,16 @@ def nearest_boundary(
     """
     w, gap, logits, flags = _linearise(model, x, point, y, targeted)
     xp, rows = xp_of(x), xp_of(x).arange(len(x))
+    crossing = _across_ties(w, gap, logits, x, bounds)
     if targeted:
-        eta, length = steps_to_all(w, gap, x, norm, bounds)
+        eta, length = steps_to_all(w, crossing, x, norm, bounds)
         k = length.argmax(axis=1)  # all boundaries of the target have to be crossed: the farthest one counts
     else:
-        eta, length = steps_to_nearest(w, gap, x, norm, bounds)
+        eta, length = steps_to_nearest(w, crossing, x, norm, bounds)
         k = length.argmin(axis=1)
     k = xp.where(xp.isfinite(length).any(axis=1), k, gap.argmin(axis=1))  # none in reach: the one with the smallest gap
-    eta = _across_ties(eta[rows, k], w[rows, k], gap[rows, k], logits, x, norm, bounds)
-    return eta.reshape(x.shape), length[rows, k], flags
+    length = xp.where((crossing != gap) & xp.isfinite(length), 0, length)  # x is on the boundary itself
+    return eta[rows, k].reshape(x.shape), length[rows, k], flags
 
 
 @dataclass(frozen=True)
@@ -200,23 +202,18 @@ def _linearise(model: Model, x: Array, point: Array, y: Array, targeted: bool) -
     return w, gap, xp.abs(logits).max(axis=1), flags
 
 
-def _across_ties(eta: Array, w: Array, gap: Array, logits: Array, x: Array, norm: str, bounds: Bounds) -> Array:
-    """Return the steps (N, D), lengthened where the gap to close is so small that rounding hides it.
+def _across_ties(w: Array, gap: Array, logits: Array, x: Array, bounds: Bounds) -> Array:
+    """Return the gaps (N, K - 1), with those that rounding hides made large enough to be crossed.
 
-    Where two logits are equal the gap is 0, and so is eta, however much longer the overshoot makes it. There eta closes the
-    gap that the rounding of the logits and of the products w_i x_i can make.
+    Where two logits are equal the gap is 0, and so would be the step, however much longer the overshoot makes it. The gap
+    is then set to what the rounding of the logits and of the products w_i x_i can make of 0.
     """
-    xp = xp_of(x)
-    low, high = bounds
+    xp, (low, high) = xp_of(x), bounds
     largest = max(abs(low), abs(high))
     if largest == float("inf"):
-        largest = xp.maximum(xp.abs(x).reshape(len(x), -1).max(axis=1), 1)
-    rounding = ROUNDINGS * np.finfo(x.dtype).eps * (logits + xp.abs(w).sum(axis=1) * largest)
-    tie = xp.abs(gap) < rounding
-    if not bool(tie.any()):
-        return eta
-    crossing, _ = smallest_step(w, x.reshape(len(x), -1), rounding, norm, bounds)
-    return xp.where(tie[:, None], crossing, eta)
+        largest = xp.maximum(xp.abs(x).reshape(len(x), -1).max(axis=1), 1)[:, None]
+    rounding = ROUNDINGS * float(np.finfo(x.dtype).eps) * (logits[:, None] + xp.abs(w).sum(axis=2) * largest)
+    return xp.where(xp.abs(gap) < rounding, rounding, gap)
 
 
 def steps_to_all(w: Array, gap: Array, x: Array, norm: str, bounds: Bounds) -> tuple[Array, Array]:

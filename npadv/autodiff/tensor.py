@@ -14,6 +14,8 @@ records and ``gradient.py`` walks along them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
@@ -189,6 +191,7 @@ class Tensor(Operators):
         return f"Tensor({body}, dtype={self.dtype}{', requires_grad=True' if self.requires_grad else ''})"
 
     def __bool__(self) -> bool:
+        note_read("bool(tensor)")
         return bool(self.data)
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -196,10 +199,12 @@ class Tensor(Operators):
 
     def item(self) -> float:
         """Return the only element as a Python number."""
+        note_read("tensor.item()")
         return self.data.item()
 
     def numpy(self) -> np.ndarray:
         """Return the values as a NumPy array on the host."""
+        note_read("tensor.numpy()")
         return to_numpy(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -224,6 +229,27 @@ def value_of(x: Any) -> Any:
 def plain_index(x: Any) -> Any:
     """Return an index, or a value, with the Tensors in it replaced by their arrays."""
     return tuple(map(value_of, x)) if isinstance(x, tuple) else value_of(x)
+
+
+_reads: ContextVar[list[str] | None] = ContextVar("reads", default=None)
+
+
+@contextmanager
+def watch_reads() -> Iterator[list[str]]:
+    """Collect the calls that read a value from a tensor within a ``with`` block, in this thread or task."""
+    reads: list[str] = []
+    token = _reads.set(reads)
+    try:
+        yield reads
+    finally:
+        _reads.reset(token)
+
+
+def note_read(call: str) -> None:
+    """Note that a call reads a value from a tensor."""
+    reads = _reads.get()
+    if reads is not None:
+        reads.append(call)
 
 
 def _without_history(value: Any, where: str) -> Any:

@@ -19,6 +19,7 @@ from npadv import nn
 from npadv.attacks import fgsm
 from npadv.commands.demo_page import page_of, results_table
 from npadv.commands.facts import page_facts
+from npadv.commands.folder import open_folder
 from npadv.commands.models import Classifier
 from npadv.commands.parser import DATA, Parser, add_common
 from npadv.data import Dataset, load
@@ -81,45 +82,51 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     check_installed()
     started = time.perf_counter()
     out = arguments.out or Path("npadv-demo")
-    out.mkdir(parents=True, exist_ok=True)
     dataset, epochs = load(arguments.data).hold_out(HELD_OUT), EPOCHS[arguments.data]
 
-    common: dict[str, Any] = {
-        "device": arguments.device,
-        "seed": arguments.seed,
-        "progress": False if arguments.quiet else None,
-    }
-    nets = {
-        f"{kind} {how}".strip(): train_one(kind, how, dataset, epochs=getattr(epochs, kind), **common)
-        for kind in NETWORKS
-        for how in ("", "adversarial")
-    }
-    gan, samples = train_gan(dataset, epochs=epochs.gan, **common)
-    page = page_of(nets, dataset, samples, seed=arguments.seed, train_eps=TRAIN_EPS)
-    results = {
-        "data": arguments.data,
-        "seed": arguments.seed,
-        "seconds": time.perf_counter() - started,
-        "train_eps": TRAIN_EPS,
-        "eps": list(EPS),
-        "networks": {
-            name: {
-                "test_error": net.test_error,
-                "accuracy_under_fgsm": list(net.accuracy.values()),
-                "seconds": net.seconds,
-                "history": net.history,
-            }
-            for name, net in nets.items()
-        },
-        **environment(arguments.device),
-    }
+    files = (
+        "index.html",
+        "results.json",
+        "gan.npz",
+        *(f"{kind}{how}.npz" for kind in NETWORKS for how in ("", "-adversarial")),
+    )
+    with open_folder(out, *files):
+        common: dict[str, Any] = {
+            "device": arguments.device,
+            "seed": arguments.seed,
+            "progress": False if arguments.quiet else None,
+        }
+        nets = {
+            f"{kind} {how}".strip(): train_one(kind, how, dataset, epochs=getattr(epochs, kind), **common)
+            for kind in NETWORKS
+            for how in ("", "adversarial")
+        }
+        gan, samples = train_gan(dataset, epochs=epochs.gan, **common)
+        page = page_of(nets, dataset, samples, seed=arguments.seed, train_eps=TRAIN_EPS)
+        results = {
+            "data": arguments.data,
+            "seed": arguments.seed,
+            "seconds": time.perf_counter() - started,
+            "train_eps": TRAIN_EPS,
+            "eps": list(EPS),
+            "networks": {
+                name: {
+                    "test_error": net.test_error,
+                    "accuracy_under_fgsm": list(net.accuracy.values()),
+                    "seconds": net.seconds,
+                    "history": net.history,
+                }
+                for name, net in nets.items()
+            },
+            **environment(arguments.device),
+        }
 
-    for name, net in nets.items():
-        net.model.network.about = {**net.model.network.about, "data": dataset.name}
-        net.model.network.save(out / f"{name.replace(' ', '-')}.npz")
-    gan.save(out / "gan.npz")
-    write_json(out / "results.json", results)
-    write_page(out / "index.html", **page, facts=page_facts(results))
+        for name, net in nets.items():
+            net.model.network.about = {**net.model.network.about, "data": dataset.name}
+            net.model.network.save(out / f"{name.replace(' ', '-')}.npz")
+        gan.save(out / "gan.npz")
+        write_json(out / "results.json", results)
+        write_page(out / "index.html", **page, facts=page_facts(results))
     print(f"{format_table(results_table(nets))}\n\n{out / 'index.html'} written in {results['seconds']:.0f} s")
     return results
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from npadv.autodiff import no_record, value_of
 from npadv.backend import Array, like
-from npadv.data import Dataset, load
+from npadv.data import DATASETS, Dataset, load
 from npadv.functional import softmax
 from npadv.nn import Sequential, load_network
 from npadv.train import predict
@@ -89,6 +89,8 @@ def open_model(path: Path, *, network: str | None, device: str) -> Model:
         model = load_network(path, network)
     except ValueError as error:
         raise ValueError(f"--model: {error}") from error
+    if not isinstance(data := model.about.get("data"), str | None):
+        raise ValueError(f"--model: {path}: about: expected the name of a data set, got {data!r:.40}")
     return Model(model.to(device), path, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
@@ -99,7 +101,9 @@ def open_data(name: str | None, *models: Model) -> Dataset:
         if len(trained) != 1 or None in trained:
             named = ", ".join(sorted(map(str, trained - {None}))) or "none"
             raise ValueError(f"--data: expected a data set, since the weights do not agree on one; they name {named}")
-        name = trained.pop()
+        name = str(trained.pop())
+        if name not in DATASETS:
+            raise ValueError(f"--data: expected one of {', '.join(DATASETS)}; the weights name {name!r:.40}")
     dataset = load(str(name))
     for model in models:
         _check_fit(model, dataset)

@@ -5,6 +5,9 @@ are those of the kernel's signature, and a number of threads. CUDA checks none o
 ``float*``, a Python float as ``float`` or a transposed view as a plain array computes nonsense without an error. So
 everything is checked here first, and the error names the wrong argument.
 
+CuPy compiles every kernel with ``-ftz=true``: on a GPU, subnormal numbers of float32 (below 1.2e-38) count as zero, on the
+CPU they do not. The sign of such a gradient is then 0.
+
 On CuPy, work is queued on the current stream of the arrays' device. CuPy is imported at the first launch, never before;
 without it, or without a GPU, a launch raises RuntimeError. With ``NPADV_KERNELS=cpu`` in the environment the kernels take
 NumPy arrays too and run in :mod:`npadv.kernels.cpu`.

@@ -16,10 +16,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
-
 from npadv.autodiff import defvjp, primitive
-from npadv.backend import sliding_windows, xp_of
+from npadv.backend import as_floating, sliding_windows, xp_of
 from npadv.fast import conv as fast
 from npadv.fast import faster
 from npadv.shapes import ConvShapes, Pair, conv_shapes, pair
@@ -140,7 +138,7 @@ def conv2d(
              [20., 24.]]]])
     """
     shapes = conv_shapes(x.shape, w.shape, stride, padding, dilation, groups)
-    return conv2d_forward(_floating(x), _floating(w), shapes=fast.with_winograd(shapes))
+    return conv2d_forward(as_floating(x), as_floating(w), shapes=fast.with_winograd(shapes))
 
 
 def conv_transpose2d(
@@ -173,12 +171,7 @@ def conv_transpose2d(
         raise ValueError(f"output_padding: expected less than the stride or the dilation, got {output_padding!r}")
     shapes = conv_shapes((x.shape[0], w.shape[1] * groups, *size), w.shape, stride, padding, dilation, groups)
     shapes = shapes._replace(y=x.shape)  # without the rows and columns that a convolution would find in the extra ones
-    return conv2d_input_grad(_floating(x), _floating(w), shapes=fast.with_winograd(shapes))
-
-
-def _floating(x: Any) -> Any:
-    """Return an array or Tensor of integers in float64: sums of products of small integers would overflow."""
-    return x if x.dtype.kind == "f" else x.astype(np.float64)
+    return conv2d_input_grad(as_floating(x), as_floating(w), shapes=fast.with_winograd(shapes))
 
 
 def winograd() -> AbstractContextManager[None]:

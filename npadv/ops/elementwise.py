@@ -12,10 +12,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from npadv.autodiff import defvjp, primitive, value_of
-from npadv.backend import special_of, xp_of
+from npadv.backend import as_floating, special_of, xp_of
 from npadv.fast import elementwise as fast
 from npadv.fast import faster
 from npadv.ops.shape import unbroadcast
@@ -188,11 +186,6 @@ def relu(x: Any) -> Any:
 def astype(x: Any, *, dtype: Any) -> Any:
     """Return x in another floating-point type; the gradient comes back in x's own."""
     return x.astype(dtype)
-
-
-def as_floating(x: Any) -> Any:
-    """Return an array of integers in float64, and one of floating point as it is."""
-    return x if x.dtype.kind == "f" else x.astype(np.float64)
 
 
 @faster(fast.is_positive)

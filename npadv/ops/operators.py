@@ -12,12 +12,17 @@ from typing import Any
 import numpy as np
 
 from npadv.autodiff import Tensor, value_of
+from npadv.autodiff.tensor import note_read
 from npadv.backend import is_array
 from npadv.ops import elementwise, linalg, rearrange, reduce, shape, sort, statistics
 
 
 def _compare(operation: Any) -> Any:
-    return lambda a, b: operation(a.data, value_of(b))
+    def compare(a: Tensor, b: Any) -> Any:
+        note_read("a comparison")
+        return operation(a.data, value_of(b))
+
+    return compare
 
 
 def _reshape(x: Tensor, *dimensions: Any) -> Any:

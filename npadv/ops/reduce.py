@@ -13,12 +13,11 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from npadv.autodiff import defvjp, primitive, value_of
-from npadv.backend import xp_of
+from npadv.backend import accurate_sum, as_floating, xp_of
 from npadv.fast import faster, if_enabled
 from npadv.fast import reduce as fast
-from npadv.ops.elementwise import as_floating, exp, where
+from npadv.ops.elementwise import exp, where
 from npadv.ops.shape import broadcast_to, reshape
-from npadv.ops.sums import accurate_sum
 
 Axis = int | tuple[int, ...] | None
 

@@ -21,10 +21,9 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from npadv.autodiff import defvjp, primitive, value_of
-from npadv.backend import add_at, xp_of
+from npadv.backend import accurate_sum, add_at, xp_of
 from npadv.fast import faster
 from npadv.fast import shape as fast
-from npadv.ops.sums import accurate_sum
 
 # Axes -----------------------------------------------------------------------------------------------------------------
 
