@@ -368,6 +368,8 @@ INTERNAL = (
     ("max_pick2d", "the gradient of the gradient of max pooling"),
     ("max_pool2d_forward", "max_pool2d checks its arguments"),
     ("max_unpool2d", "the gradient of max pooling"),
+    ("maxout_gather", "the gradient of the gradient of maxout"),
+    ("maxout_scatter", "the gradient of maxout"),
     ("scatter_along_axis", "the gradient of take_along_axis"),
 )
 """The primitives that ``npadv.ops`` does not export, each with the reason."""

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from npadv.autodiff.tensor import Tensor, as_array, tick, value_of
-from npadv.backend import Array, xp_of
+from npadv.backend import Array, is_array, xp_of
 
 Rule = Callable[..., Any]
 
@@ -79,7 +79,7 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
                 values.append(a.data)
                 if a.requires_grad:
                     recorded = True
-            elif type(a) is list:
+            elif type(a) is list and _is_of_numbers(a):
                 return apply(*_lists_as_arrays(args), **kwargs)
             else:
                 values.append(a)
@@ -108,9 +108,14 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _lists_as_arrays(args: tuple[Any, ...]) -> list[Any]:
-    """Return the arguments with arrays in the place of lists: a record must not change when a list does."""
+    """Return the arguments with arrays in the place of lists of numbers: a record must not change when a list does."""
     xp = xp_of(*map(value_of, args))
-    return [xp.asarray(a) if type(a) is list else a for a in args]
+    return [xp.asarray(a) if type(a) is list and _is_of_numbers(a) else a for a in args]
+
+
+def _is_of_numbers(a: list[Any]) -> bool:
+    """Whether a list is an operand, and no collection of arrays, which some primitives take as a constant."""
+    return not any(is_array(x) and not isinstance(x, np.generic) for x in a)
 
 
 def _version_of(base: Array, args: tuple[Any, ...]) -> list[int]:
