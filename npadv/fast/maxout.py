@@ -36,7 +36,7 @@ def maxout_with_winners(x: Any, *, pieces: int, axis: int) -> tuple[Any, Any]:
         won &= free
         free ^= won
         winners.append(won)
-    return y, winners
+    return y, tuple(winners)
 
 
 def maxout_scatter(g: Any, winners: Any, *, pieces: int, axis: int) -> Any:
@@ -71,4 +71,4 @@ def _masks(winners: Any, pieces: int) -> Any:
 
 
 def _from_kernel(winners: Any) -> bool:
-    return not isinstance(winners, list) and winners.dtype == "int32"
+    return not isinstance(winners, tuple | list) and winners.dtype == "int32"

@@ -43,7 +43,7 @@ def max_pool2d_with_winners(x: Any, *, shapes: PoolShapes) -> tuple[Any, Any]:
     _by_rows(_maximum_and_winners, y, *taps, *winners)
     if shapes.padded != shapes.x:
         _exclude_border(y, winners, shapes)
-    return y, winners
+    return y, tuple(winners)
 
 
 def max_unpool2d(g: Any, winners: Any, *, shapes: PoolShapes) -> Any:
@@ -153,7 +153,7 @@ def _masks(winners: Any, shapes: PoolShapes) -> Any:
 
 
 def _from_kernel(winners: Any) -> bool:
-    return not isinstance(winners, list) and winners.dtype == "int32"
+    return not isinstance(winners, tuple | list) and winners.dtype == "int32"
 
 
 def _with_border(x: Any, shapes: PoolShapes, value: float) -> Any:
