@@ -222,6 +222,11 @@ def _einsum(*operands: Any, out: Any = None, dtype: Any = None, optimize: Any = 
     return einsum.einsum(*operands)
 
 
+def _tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
+    first, second = _arrays((a, b))
+    return linalg.tensordot(first, second, axes)
+
+
 def _only(function: str, argument: str, value: Any, allowed: Any) -> None:
     if value != allowed:
         raise TypeError(f"numpy.{function} of a Tensor: expected {argument}={allowed!r}, got {value!r}")
@@ -263,7 +268,7 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.swapaxes: lambda a, axis1, axis2: rearrange.swapaxes(a, axis1, axis2),
     np.take: _take,
     np.take_along_axis: _take_along_axis,
-    np.tensordot: lambda a, b, axes=2: linalg.tensordot(*_arrays((a, b)), axes=axes),
+    np.tensordot: _tensordot,
     np.tile: lambda A, reps: rearrange.tile(A, reps),
     np.transpose: _transpose,
     np.var: _spread(statistics.var),
