@@ -169,7 +169,7 @@ def _facts(name: str) -> dict[str, Any]:
     arrays = load_arrays(name, check, only=("json",))
     text = arrays.get("json", np.array(""))
     try:
-        facts = from_json(str(text), "json")
+        facts: dict[str, Any] = from_json(str(text), "json")
         written = facts["format"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{name}: expected a checkpoint of npadv, got another .npz file ({error!r:.100})") from error
