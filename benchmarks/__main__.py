@@ -21,12 +21,14 @@ from npadv.environment import environment
 from npadv.files import atomic_write, write_json
 
 RESULTS = Path(__file__).parent / "speed" / "cpu.json"
-EXTRAS = ("memory", "processes", "scaling")  # what --only also takes
+EXTRAS = ("memory", "processes", "scaling")  # measurements that --only accepts besides the workloads' keys
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of both commands."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="How fast npadv is, beside PyTorch.")
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure npadv's speed against PyTorch's."
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     cpu = commands.add_parser("cpu", help="measure on this machine's processor")
     cpu.add_argument(
@@ -34,38 +36,46 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="KEY",
-        help=f"some workloads, by their keys or how these begin (a c1 g), or {', '.join(EXTRAS)}; nothing is written "
-        "without --output",
+        help=f"measure only these workloads, by key or by the beginning of their keys (a c1 g), or {', '.join(EXTRAS)}; "
+        "nothing is written without --output",
     )
-    cpu.add_argument("--rounds", type=int, default=Plan.rounds, help="turns of each side (default: %(default)s)")
+    cpu.add_argument("--rounds", type=int, default=Plan.rounds, help="turns of each contender (default: %(default)s)")
     cpu.add_argument(
-        "--budget", type=float, default=Plan.budget, metavar="SECONDS", help="of each turn (default: %(default)s)"
+        "--budget",
+        type=float,
+        default=Plan.budget,
+        metavar="SECONDS",
+        help="length of each turn (default: %(default)s)",
     )
-    cpu.add_argument("--threads", type=int, default=2, help="of each side (default: %(default)s)")
-    cpu.add_argument("--peers", action="store_true", help="JAX, autograd and textbook NumPy beside, too")
-    cpu.add_argument("--no-scaling", action="store_true", help="leave out how time grows with batch and width")
-    cpu.add_argument("--keep-tuning", action="store_true", help="let the shell's OPENBLAS_*, MKL_*, .. reach the sides")
-    cpu.add_argument("--output", type=Path, metavar="FILE", help=f"where results go (default: speed/{RESULTS.name})")
+    cpu.add_argument("--threads", type=int, default=2, help="threads of each contender (default: %(default)s)")
+    cpu.add_argument("--peers", action="store_true", help="also measure JAX, autograd and textbook NumPy")
+    cpu.add_argument("--no-scaling", action="store_true", help="do not measure how time grows with batch and width")
+    cpu.add_argument("--keep-tuning", action="store_true", help="pass OPENBLAS_*, MKL_*, ... on to the contenders")
+    cpu.add_argument("--output", type=Path, metavar="FILE", help=f"write results here (default: speed/{RESULTS.name})")
     cpu.add_argument(
         "--check",
         action="store_true",
-        help=f"{CHECK_RUNS} runs of the workloads with a bar; fail where {CHECK_MISSES} of them miss it by more than 15%%",
+        help=f"run the workloads that have a bar {CHECK_RUNS} times; fail if {CHECK_MISSES} runs miss a bar by over 15%%",
     )
     cpu.set_defaults(run=_cpu)
-    attacks = commands.add_parser("attacks", help="the attacks, beside the way they are usually computed")
-    attacks.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="some of them")
+    attacks = commands.add_parser("attacks", help="measure attacks against other libraries' and against SciPy")
+    attacks.add_argument(
+        "--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="measure only these attacks"
+    )
     attacks.add_argument("--batch", type=int, default=256, help="images attacked together (default: %(default)s)")
-    attacks.add_argument("--images", type=int, default=8, help="images for the slow side (default: %(default)s)")
+    attacks.add_argument(
+        "--images", type=int, default=8, help="images for attacks that take one at a time (default: %(default)s)"
+    )
     attacks.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="where results go, as JSON; other parts in it stay (default: nowhere)",
+        help="write results here as JSON; other attacks' results in the file are kept (default: nothing is written)",
     )
     attacks.set_defaults(run=_attacks)
-    draw = commands.add_parser("draw", help="redraw the picture from results")
+    draw = commands.add_parser("draw", help="redraw the picture from stored results")
     draw.add_argument("--input", type=Path, default=RESULTS, metavar="FILE", help="results (default: speed/cpu.json)")
-    draw.add_argument("--output", type=Path, metavar="FILE", help="the picture (default: beside the results, .png)")
+    draw.add_argument("--output", type=Path, metavar="FILE", help="picture (default: the results' name with .png)")
     draw.set_defaults(run=_draw)
     return parser
 
@@ -79,49 +89,53 @@ def _cpu(arguments: argparse.Namespace) -> int:
     start = starter(arguments.threads, keep_tuning=arguments.keep_tuning)
     if arguments.check:
         return _check([w for w in workloads if w.bars], plan, start)
-    figures = _figures(arguments, start)
+    extra_measurements = _extra_measurements(arguments, start)
     chosen = arguments.only or [name for name in EXTRAS if not (name == "scaling" and arguments.no_scaling)]
-    results = _facts(arguments, plan, workloads, start) | {"rows": []}
+    results = _settings_and_versions(arguments, plan, workloads, start) | {"rows": []}
     output = arguments.output or (None if arguments.only else RESULTS)
     complete = False
     try:
-        for row in compare(workloads, plan, start, _say):
+        for row in compare(workloads, plan, start, _show_progress):
             results["rows"].append(row)
             _print("\n".join(lines(row)))
-        for name, measure in figures.items():
+        for name, measure in extra_measurements.items():
             if name in chosen:
                 results[name] = measure()
         complete = True
     finally:
         _print("")
         if output is not None and (complete or results["rows"]):
-            # What an interrupt leaves must not replace a whole run's results.
-            place = output if complete else output.with_suffix(".partial.json")
-            write_json(place, tidy(results))
-            print(f"{'results' if complete else 'the finished rows'} are in {place}\n")
+            # An interrupted run must not replace the results of a complete one.
+            path = output if complete else output.with_suffix(".partial.json")
+            write_json(path, rounded(results))
+            print(f"{'results' if complete else 'the finished rows'} are in {path}\n")
     print(table(results["rows"]) if results["rows"] else "", *extras(results), sep="\n")
     return 0
 
 
-def _figures(arguments: argparse.Namespace, start: Start) -> dict[str, Callable[[], Any]]:
-    """Return what is measured beside the rows, by name."""
+def _extra_measurements(arguments: argparse.Namespace, start: Start) -> dict[str, Callable[[], Any]]:
+    """Return the functions that measure memory, whole commands and scaling, by their key in the results."""
 
-    def grow() -> Any:
+    def measure_scaling() -> Any:
         plan = Plan(rounds=min(3, arguments.rounds), budget=arguments.budget)
         counts = sorted({1, arguments.threads})
-        return scaling(lambda threads: starter(threads, keep_tuning=arguments.keep_tuning), counts, plan, _say)
+        return scaling(
+            lambda threads: starter(threads, keep_tuning=arguments.keep_tuning), counts, plan, _show_progress
+        )
 
     return {
-        "memory": lambda: memory(start, _say),
-        "processes": lambda: processes(arguments.threads, _say, keep_tuning=arguments.keep_tuning),
-        "scaling": grow,
+        "memory": lambda: memory(start, _show_progress),
+        "processes": lambda: processes(arguments.threads, _show_progress, keep_tuning=arguments.keep_tuning),
+        "scaling": measure_scaling,
     }
 
 
-def _facts(arguments: argparse.Namespace, plan: Plan, workloads: list[Workload], start: Start) -> dict[str, Any]:
-    """Return what the numbers depend on; raise MissingLibraryError before anything is measured."""
-    sides = {entry.side for w in workloads for entry in w.entries.values()} | {"npadv", "torch"}
-    found = versions(sorted(sides), start)
+def _settings_and_versions(
+    arguments: argparse.Namespace, plan: Plan, workloads: list[Workload], start: Start
+) -> dict[str, Any]:
+    """Return the settings, versions and machine of a run; raise MissingLibraryError before anything is measured."""
+    contenders = {entry.contender for w in workloads for entry in w.entries.values()} | {"npadv", "torch"}
+    found = versions(sorted(contenders), start)
     facts = environment()
     facts["versions"] |= found
     removed = "kept" if arguments.keep_tuning else "removed"
@@ -130,12 +144,12 @@ def _facts(arguments: argparse.Namespace, plan: Plan, workloads: list[Workload],
 
 
 def _check(workloads: list[Workload], plan: Plan, start: Start) -> int:
-    """Run three times and say which ratios missed their bar in two."""
+    """Run the workloads three times; print the ratios that missed their bar in two runs, and return the exit code."""
     runs: list[list[Row]] = []
     for i in range(CHECK_RUNS):
         _print(f"run {i + 1} of {CHECK_RUNS}")
         runs.append([])
-        for row in compare(workloads, plan, start, _say):
+        for row in compare(workloads, plan, start, _show_progress):
             runs[-1].append(row)
             _print("\n".join(lines(row)))
     failed = repeated_misses(runs)
@@ -153,9 +167,9 @@ def _attacks(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
     settings = {"batch": arguments.batch, "images": arguments.images}
-    place, results = arguments.output, {}
-    if place is not None and place.exists():
-        results = json.loads(place.read_text("utf-8"))  # a part that is measured again replaces what it was
+    path, results = arguments.output, {}
+    if path is not None and path.exists():
+        results = json.loads(path.read_text("utf-8"))  # an attack that is measured again replaces its old results
     for name in arguments.only:
         rows = PARTS[name](**settings, say=_print)
         facts = environment()
@@ -163,8 +177,8 @@ def _attacks(arguments: argparse.Namespace) -> int:
             facts["versions"] |= row.pop("versions", {})
         results[name] = rows
         results.setdefault("runs", {})[name] = {"settings": settings, **facts}
-        if place is not None:
-            write_json(place, tidy(results))
+        if path is not None:
+            write_json(path, rounded(results))
     return 0
 
 
@@ -177,27 +191,27 @@ def _draw(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def tidy(value: Any) -> Any:
-    """Return a value with its floating-point numbers at four digits, which is what a clock is good for.
+def rounded(value: Any) -> Any:
+    """Return a nested value with its floating-point numbers rounded to four digits; measured times have no more.
 
-    >>> tidy({"seconds": [0.0123456]})
+    >>> rounded({"seconds": [0.0123456]})
     {'seconds': [0.01235]}
     """
     if isinstance(value, dict):
-        return {key: tidy(entry) for key, entry in value.items()}
+        return {key: rounded(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [tidy(entry) for entry in value]
+        return [rounded(entry) for entry in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _say(text: str) -> None:
-    """Show what is going on in a line that the next one overwrites, where somebody may be looking."""
+def _show_progress(text: str) -> None:
+    """Show a line of progress that the next line overwrites, if the standard error is a terminal."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _print(text: str) -> None:
-    _say("")
+    _show_progress("")
     if text:
         print(text, flush=True)
 

@@ -1,12 +1,13 @@
-"""The L-BFGS attack beside SciPy's L-BFGS-B, given one image after another.
+"""npadv's L-BFGS attack against SciPy's L-BFGS-B, which attacks one image after another.
 
-The same model, weights, precision and outer search, written out below as one would without npadv's attack. Time is per
-image, since the slow side gets fewer of them: its rate does not depend on how many. Beside the times stand what they bought:
-the mean distance found (images that all ways attacked), and how often the model was asked about an image.
+All methods have the same model, weights, precision and outer search; ``one_at_a_time`` below is the attack as one would write
+it with SciPy alone. Times are per image, because the slow method gets fewer images: its time an image does not depend on their
+number. Beside each time stand the mean distance found (over the images that all methods attacked) and the number of model
+evaluations an image.
 
-NumPy and SciPy each bring a BLAS with threads of its own, and where the machine has no core for all of them they spend their
-time waiting for one another. One image at a time suffers most, so it is measured twice: with the threads that everything here
-has, and with one. Every way runs in a process of its own.
+NumPy and SciPy each bring a BLAS with a thread pool of its own. Where the machine has too few cores for both pools, the
+threads spend their time waiting. This costs most with one image at a time, so that method is measured twice: with as many
+threads as the others, and with one. Every method runs in a separate process.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SEARCHES, MAX_ITERATIONS = 4, 100
 
 
 class Case(NamedTuple):
-    """A network and a precision, and how many times as fast as one at a time each way should be: at least, and as an aim."""
+    """A network, a precision, and for each of npadv's two solvers the speedup it must reach (a minimum and an aim)."""
 
     network: str
     dtype: str
@@ -40,7 +41,7 @@ class Case(NamedTuple):
     batched: tuple[float, float]
 
 
-LBFGS = (
+CASES = (
     Case(MLP, "float64", (8.0, 14.0), (20.0, 30.0)),
     Case(MLP, "float32", (1.2, 1.2), (4.0, 4.0)),
     Case("syn_convnet", "float64", (2.0, 2.0), (6.0, 6.0)),
@@ -49,19 +50,19 @@ LBFGS = (
 
 
 class Measured(NamedTuple):
-    """What one way of attacking came to, per image."""
+    """The results of one method: seconds and model evaluations per image, and the distance of each adversarial example."""
 
     seconds: float
     distances: list[float]  # NaN where no adversarial example was found
     evaluations: float
 
 
-WAYS = {"one at a time": None, "one at a time, one thread": 1, "scipy": None, "batched": None}
-"""Ways of attacking, and how many threads they have: the first two SciPy alone, the others npadv's solvers."""
+METHODS = {"one at a time": None, "one at a time, one thread": 1, "scipy": None, "batched": None}
+"""Methods and their number of threads, None for all. The first two use SciPy alone, the others are npadv's solvers."""
 
 
 def run(*, batch: int, images: int, say: Callable[[str], Any] = print) -> list[dict[str, Any]]:
-    """Measure all cases and return a row for each; lines are said as they are found."""
+    """Measure all cases; return a row for each, and pass a line of text to ``say`` after each measurement."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     few = min(images, batch)
     say(
@@ -69,35 +70,37 @@ def run(*, batch: int, images: int, say: Callable[[str], Any] = print) -> list[d
         f"at most {MAX_ITERATIONS} iterations; one run"
     )
     rows = []
-    for case in LBFGS:
+    for case in CASES:
         row: dict[str, Any] = {"network": case.network, "dtype": case.dtype, "threads": threads}
-        for name, own in WAYS.items():
-            way = _elsewhere(name.split(",")[0], case, batch=batch, images=few, threads=own or threads)
-            slow = row.get("one at a time", {"seconds": way.seconds})
+        for name, own_threads in METHODS.items():
+            method = name.split(",")[0]
+            measured = _measure_in_process(method, case, batch=batch, images=few, threads=own_threads or threads)
+            slowest = row.get("one at a time", {"seconds": measured.seconds})
             row[name] = {
-                "seconds": way.seconds,
-                "faster": slow["seconds"] / way.seconds,
-                "distance": float(np.nanmean(way.distances[:few])),
-                "found": float(np.isfinite(way.distances).mean()),
-                "evaluations": way.evaluations,
+                "seconds": measured.seconds,
+                "faster": slowest["seconds"] / measured.seconds,
+                "distance": float(np.nanmean(measured.distances[:few])),
+                "found": float(np.isfinite(measured.distances).mean()),
+                "evaluations": measured.evaluations,
             }
             verdict = ""
             if least_and_aim := {"scipy": case.scipy, "batched": case.batched}.get(name):
                 row[name]["at_least"], row[name]["aim"] = least_and_aim
-                row[name]["faster_than_one_thread"] = row["one at a time, one thread"]["seconds"] / way.seconds
+                row[name]["faster_than_one_thread"] = row["one at a time, one thread"]["seconds"] / measured.seconds
                 verdict = "{faster:5.1f} times as fast (at least {at_least:g}, aim {aim:g})".format(**row[name])
                 verdict += "; {faster_than_one_thread:.1f} of one thread".format(**row[name])
             say(
-                f"{case.network:17} {case.dtype}  {name:25} {way.seconds * 1e3:8.1f} ms an image, {way.evaluations:5.0f} "
-                f"evaluations, distance {row[name]['distance']:.4f}, found {row[name]['found']:4.0%}  {verdict}".rstrip()
+                f"{case.network:17} {case.dtype}  {name:25} {measured.seconds * 1e3:8.1f} ms an image, "
+                f"{measured.evaluations:5.0f} evaluations, distance {row[name]['distance']:.4f}, "
+                f"found {row[name]['found']:4.0%}  {verdict}".rstrip()
             )
         rows.append(row)
     return rows
 
 
-def _elsewhere(way: str, case: Case, *, threads: int, **sizes: int) -> Measured:
-    """Measure one way in a process of its own."""
-    request = {"way": way, "network": case.network, "dtype": case.dtype, **sizes}
+def _measure_in_process(method: str, case: Case, *, threads: int, **sizes: int) -> Measured:
+    """Measure one method in a separate process."""
+    request = {"method": method, "network": case.network, "dtype": case.dtype, **sizes}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.attacks_lbfgs", json.dumps(request)],
         env=worker_environment(threads),
@@ -105,35 +108,37 @@ def _elsewhere(way: str, case: Case, *, threads: int, **sizes: int) -> Measured:
         text=True,
     )
     if done.returncode:
-        raise WorkerError(f"{way} on {case.network}: {done.stderr.strip().splitlines()[-1]}")
+        raise WorkerError(f"{method} on {case.network}: {done.stderr.strip().splitlines()[-1]}")
     return Measured(**json.loads(done.stdout))
 
 
-def measure(way: str, network: str, dtype: str, *, batch: int, images: int) -> Measured:
-    """Measure one way here."""
+def measure(method: str, network: str, dtype: str, *, batch: int, images: int) -> Measured:
+    """Measure one method in this process."""
     model, x, targets = _problem(network, dtype, batch)
-    if way == "one at a time":
+    if method == "one at a time":
         x, targets = x[:images], targets[:images]
-    attack = _attack(model, way)
-    attack(x[:2], targets[:2])  # SciPy's import, the first touch of memory
+    attack = _attack(model, method)
+    attack(x[:2], targets[:2])  # imports SciPy and touches memory for the first time
     started = time.perf_counter()
     distances, evaluations = attack(x, targets)
     return Measured((time.perf_counter() - started) / len(x), distances.tolist(), evaluations / len(x))
 
 
 def _problem(network: str, dtype: str, batch: int) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Return a network, images, and for each a class that it is not in."""
-    from benchmarks.sides.npadv_side import build
+    """Return a network, images, and for each image a target class: not the one that the network predicts."""
+    from benchmarks.contenders.npadv_tasks import build
 
     model = build(network).astype(np.dtype(dtype))
     x, labels = problems.batch(network, batch)
     x = x.astype(dtype)
     with no_record():
-        own = model(x).data.argmax(axis=1)
-    return model, x, (own + 1 + labels % (problems.CLASSES - 1)) % problems.CLASSES
+        predicted = model(x).data.argmax(axis=1)
+    return model, x, (predicted + 1 + labels % (problems.CLASSES - 1)) % problems.CLASSES
 
 
 def _attack(model: Any, solver: str) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, int]]:
+    """Return the function from images and targets to distances (NaN for failures) and the number of evaluations."""
+
     def attack(x: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, int]:
         if solver == "one at a time":
             return one_at_a_time(model, x, targets)

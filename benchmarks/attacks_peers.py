@@ -1,16 +1,16 @@
-"""How fast npadv's attacks are beside those of foolbox, torchattacks and the Adversarial Robustness Toolbox (art).
+"""The speed of npadv's attacks against those of foolbox, torchattacks and the Adversarial Robustness Toolbox (art).
 
     pip install -e ".[peers]"
     python -m benchmarks attacks --only fgsm pgd jsma linearized carlini_wagner
 
-Each library is a process of its own, as in ``python -m benchmarks cpu``, and gets the same trained network, the same images
-(that the network classifies correctly) and the same settings, in the words of npadv: ``sides/foolbox_side.py`` and its
-neighbours say what these are in each library. They take turns, and ratios are taken within a round. What they find is judged
-by npadv's copy of the network, the same for all: how many images changed class (or reached their target), and how far they
-were moved, on the images where both succeeded. ``tests/test_peers.py`` compares the examples themselves.
+Each library runs in a separate process, as in ``python -m benchmarks cpu``. All get the same trained network, the same images
+(which the network classifies correctly) and the same settings under npadv's names; ``contenders/foolbox_attacks.py`` and the
+files beside it translate these for each library. The libraries take turns, and ratios are taken within a round. npadv's copy
+of the network scores all adversarial examples: how many images changed class (or reached their target), and the distances of
+the images on which both libraries succeeded. ``tests/test_peers.py`` compares the examples themselves.
 
 A library that attacks one image after another gets ``--images`` of them instead of ``--batch``: its time an image does not
-depend on how many there are.
+depend on their number.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.contenders import victims
 from benchmarks.process import Worker
-from benchmarks.sides import victims
-from benchmarks.timing import Contestant, Plan, race, summary
+from benchmarks.timing import Plan, PreparedTask, race, summary
 from npadv import no_record
 
 THREADS = 2
-QUICK = Plan(rounds=5, budget=1.0, repeats=5)
-SLOW = Plan(rounds=3, warmup=0.0, repeats=1)
-ONCE = Plan(rounds=1, warmup=0.0, repeats=0)
+FIVE_ROUNDS = Plan(rounds=5, budget=1.0, repeats=5)
+THREE_ROUNDS = Plan(rounds=3, warmup=0.0, repeats=1)
+ONE_ROUND = Plan(rounds=1, warmup=0.0, repeats=0)
 MLP, CONVNET = "784-1200-1200-10", "convnet"
 EPOCHS = {"mnist": 1, "digits": 20}
 GIB = 1 << 30
 
 
-class Duel(NamedTuple):
-    """An attack with its settings, and what is asked of it.
+class Comparison(NamedTuple):
+    """An attack with its settings, the libraries that have it, and the bars that npadv must hold.
 
     Attributes
     ----------
     options : mapping
-        The settings, npadv's.
+        The settings, under npadv's names.
     peers : mapping of str to mapping
-        The libraries that have the attack, and which of the settings they get in another way.
+        The libraries that have the attack, each with the settings that differ from ``options``.
     distance : str
-        What counts as far: linf, l2, or l0 for the number of changed pixels.
-    least : float, optional
-        How many times as fast as the fastest peer npadv should be at least.
-    memory : int, optional
-        How many bytes npadv's process may hold at most.
-    singly : tuple of str
+        The measure of distance: linf, l2, or l0 for the number of changed pixels.
+    min_speedup : float, optional
+        The fastest peer's time divided by npadv's must be at least this.
+    max_memory : int, optional
+        The bytes that npadv's process may hold.
+    one_by_one : tuple of str
         The peers that attack one image after another.
     plan : Plan
-        How often they take turns: less often where an attack takes seconds.
+        The number of rounds: fewer where an attack takes seconds.
     """
 
     attack: str
@@ -65,125 +65,141 @@ class Duel(NamedTuple):
     options: Mapping[str, Any]
     peers: Mapping[str, Mapping[str, Any]]
     distance: str
-    least: float | None = None
-    memory: int | None = None
-    singly: tuple[str, ...] = ()
-    plan: Plan = SLOW
+    min_speedup: float | None = None
+    max_memory: int | None = None
+    one_by_one: tuple[str, ...] = ()
+    plan: Plan = THREE_ROUNDS
 
 
-ALL: Mapping[str, Mapping[str, Any]] = {"foolbox": {}, "torchattacks": {}, "art": {}}
+ALL_PEERS: Mapping[str, Mapping[str, Any]] = {"foolbox": {}, "torchattacks": {}, "art": {}}
 PGD = {"eps": 0.1, "step": 0.01, "steps": 40}
 DEEPFOOL = {"norm": "l2", "steps": 50, "overshoot": 0.02}
 
-DUELS: dict[str, tuple[Duel, ...]] = {
-    "fgsm": tuple(Duel("fgsm", network, {"eps": 0.1}, ALL, "linf", 1.0, plan=QUICK) for network in (MLP, CONVNET)),
-    "pgd": (Duel("pgd", MLP, PGD, ALL, "linf", 1.0, plan=QUICK),),
-    "pgd_convnet": (Duel("pgd", CONVNET, PGD, ALL, "linf", 1.0, plan=ONCE),),
+COMPARISONS: dict[str, tuple[Comparison, ...]] = {
+    "fgsm": tuple(
+        Comparison("fgsm", network, {"eps": 0.1}, ALL_PEERS, "linf", min_speedup=1.0, plan=FIVE_ROUNDS)
+        for network in (MLP, CONVNET)
+    ),
+    "pgd": (Comparison("pgd", MLP, PGD, ALL_PEERS, "linf", min_speedup=1.0, plan=FIVE_ROUNDS),),
+    "pgd_convnet": (Comparison("pgd", CONVNET, PGD, ALL_PEERS, "linf", min_speedup=1.0, plan=ONE_ROUND),),
     "jsma": (
-        Duel(
+        Comparison(
             "jsma",
             MLP,
             {"theta": 1.0, "pixels": 78, "targeted": True},
             {"art": {}, "torchattacks": {}},
             "l0",
-            3.0,
-            GIB,
-            ("torchattacks",),
+            min_speedup=3.0,
+            max_memory=GIB,
+            one_by_one=("torchattacks",),
         ),
     ),
     "linearized": (
-        Duel("linearized", MLP, DEEPFOOL, {"foolbox": {}, "torchattacks": {}}, "l2", 3.0, singly=("torchattacks",)),
+        Comparison(
+            "linearized",
+            MLP,
+            DEEPFOOL,
+            {"foolbox": {}, "torchattacks": {}},
+            "l2",
+            min_speedup=3.0,
+            one_by_one=("torchattacks",),
+        ),
     ),
     "carlini_wagner": (
-        Duel(
+        Comparison(
             "carlini_wagner",
             MLP,
             {"searches": 4, "steps": 50, "step": 0.05},
-            {"foolbox": {}, "torchattacks": {"searches": 1, "steps": 200}},  # as many looks at the model
+            {"foolbox": {}, "torchattacks": {"searches": 1, "steps": 200}},  # as many evaluations of the model
             "l2",
-            plan=ONCE,
+            plan=ONE_ROUND,
         ),
     ),
 }
-"""By part of the command line."""
+"""The comparisons behind each value of ``--only``."""
 
 
 def run(part: str, *, batch: int, images: int, say: Callable[[str], Any] = print) -> list[dict[str, Any]]:
-    """Measure a part's attacks and return a row for each; lines are said as they are found."""
+    """Measure one part's attacks; return a row for each, and pass its lines of text to ``say`` when it is finished."""
     rows = []
-    for duel in DUELS[part]:
+    for comparison in COMPARISONS[part]:
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-            workers = {side: stack.enter_context(_start(side)) for side in ("npadv", *duel.peers)}
-            row = _row(duel, workers, Path(folder), batch, min(images, batch))
+            workers = {library: stack.enter_context(start_worker(library)) for library in ("npadv", *comparison.peers)}
+            row = _row(comparison, workers, Path(folder), batch, min(images, batch))
         rows.append(row)
         say("\n".join(lines(row)))
     return rows
 
 
-def _start(side: str) -> Worker:
-    module = "npadv_attacks" if side == "npadv" else side
-    worker = Worker.of(side, f"benchmarks.sides.{module}_side", threads=THREADS)
+def start_worker(library: str) -> Worker:
+    """Return a worker that runs a library's attacks."""
+    worker = Worker.of(library, f"benchmarks.contenders.{library}_attacks", threads=THREADS)
     worker.extra = "peers"
     return worker
 
 
-def _row(duel: Duel, workers: Mapping[str, Worker], folder: Path, batch: int, images: int) -> dict[str, Any]:
+def _row(
+    comparison: Comparison, workers: Mapping[str, Worker], folder: Path, batch: int, images: int
+) -> dict[str, Any]:
     versions: dict[str, str] = {}
     for worker in workers.values():
         versions |= worker.ask("hello")["versions"]
     data = "mnist" if os.environ.get("NPADV_DATA") else "digits"
-    victim = _victim(duel.network, batch, data)
+    victim = _victim(comparison.network, batch, data)
     victim.save(folder / "all.npz")
     victim._replace(x=victim.x[:images], y=victim.y[:images]).save(folder / "few.npz")
 
-    counts, found = {}, {}
-    for side, worker in workers.items():
-        few = side in duel.singly
+    counts, examples = {}, {}
+    for library, worker in workers.items():
+        images_file = "few.npz" if library in comparison.one_by_one else "all.npz"
         worker.ask(
             "prepare",
             name="attack",
             task="attack",
             settings={
-                "name": duel.attack,
-                "victim": str(folder / ("few.npz" if few else "all.npz")),
-                "options": {**duel.options, **duel.peers.get(side, {})},
-                "to": str(folder / f"{side}.npy"),
+                "name": comparison.attack,
+                "victim": str(folder / images_file),
+                "options": {**comparison.options, **comparison.peers.get(library, {})},
+                "to": str(folder / f"{library}.npy"),
             },
         )
-        found[side] = np.load(folder / f"{side}.npy")
-        counts[side] = len(found[side])
-    peak = workers["npadv"].ask("memory", name="attack", settle=0, steps=1)["peak"] if duel.memory else None
-    rounds = race({side: Contestant(worker, "attack") for side, worker in workers.items()}, duel.plan)
+        examples[library] = np.load(folder / f"{library}.npy")
+        counts[library] = len(examples[library])
+    peak = workers["npadv"].ask("memory", name="attack", settle=0, steps=1)["peak"] if comparison.max_memory else None
+    rounds = race({library: PreparedTask(worker, "attack") for library, worker in workers.items()}, comparison.plan)
 
     ours = np.array(rounds.seconds["npadv"]) / counts["npadv"]
     row: dict[str, Any] = {
-        "attack": duel.attack,
-        "network": duel.network,
-        "options": dict(duel.options),
+        "attack": comparison.attack,
+        "network": comparison.network,
+        "options": dict(comparison.options),
         "data": data,
         "versions": versions,
-        "distance": duel.distance,
+        "distance": comparison.distance,
         "disturbed_samples": rounds.disturbed,
         "npadv": {"images": counts["npadv"], "seconds": summary(list(ours))},
         "peers": {},
     }
-    judge = Judge(duel, victim)
-    hits = {side: judge.hits(x) for side, x in found.items()}
-    row["npadv"] |= {"success": float(hits["npadv"].mean()), "distance": judge.median(found["npadv"], hits["npadv"])}
-    for side in duel.peers:
-        n, theirs = counts[side], np.array(rounds.seconds[side]) / counts[side]
-        both = hits[side] & hits["npadv"][:n]
-        row["peers"][side] = {
+    scorer = Scorer(comparison, victim)
+    success = {library: scorer.success(x) for library, x in examples.items()}
+    row["npadv"] |= {
+        "success": float(success["npadv"].mean()),
+        "distance": scorer.median_distance(examples["npadv"], success["npadv"]),
+    }
+    for library in comparison.peers:
+        n, theirs = counts[library], np.array(rounds.seconds[library]) / counts[library]
+        both = success[library] & success["npadv"][:n]
+        row["peers"][library] = {
             "images": n,
-            "settings": dict(duel.peers[side]),
+            "settings": dict(comparison.peers[library]),
             "seconds": summary(list(theirs)),
-            "faster": summary(list(theirs / ours)),  # how many times as fast npadv is
-            "success": float(hits[side].mean()),
-            "npadv_success": float(hits["npadv"][:n].mean()),
-            "distance": judge.median(found[side], both),
-            "npadv_distance": judge.median(found["npadv"][:n], both),
+            "faster": summary(list(theirs / ours)),  # npadv's speedup
+            "success": float(success[library].mean()),
+            "npadv_success": float(success["npadv"][:n].mean()),
+            "distance": scorer.median_distance(examples[library], both),
+            "npadv_distance": scorer.median_distance(examples["npadv"][:n], both),
         }
-    return row | {"peak": peak, "verdicts": verdicts(duel, row, peak)}
+    return row | {"peak": peak, "verdicts": verdicts(comparison, row, peak)}
 
 
 @functools.cache
@@ -191,27 +207,27 @@ def _victim(network: str, batch: int, data: str) -> victims.Victim:
     return victims.train(network, batch, data=data, epochs=EPOCHS[data])
 
 
-class Judge:
-    """Looks at what the libraries found, with npadv's copy of the network."""
+class Scorer:
+    """Computes success and distances of adversarial examples with npadv's copy of the network."""
 
-    def __init__(self, duel: Duel, victim: victims.Victim) -> None:
-        self.duel, self.victim, self.model = duel, victim, victims.npadv_victim(victim)
+    def __init__(self, comparison: Comparison, victim: victims.Victim) -> None:
+        self.comparison, self.victim, self.model = comparison, victim, victims.npadv_victim(victim)
 
-    def hits(self, x: np.ndarray) -> np.ndarray:
-        """Return which examples changed class, or reached their target."""
+    def success(self, x: np.ndarray) -> np.ndarray:
+        """Return a mask of the examples that changed class, or reached their target."""
         y = self.victim.y[: len(x)]
         with no_record():
             prediction = self.model(x).data.argmax(axis=1)
-        if self.duel.options.get("targeted"):
+        if self.comparison.options.get("targeted"):
             return np.asarray(prediction == victims.targets(y))
         return np.asarray(prediction != y)
 
-    def median(self, x: np.ndarray, which: np.ndarray) -> float | None:
-        """Return the median distance of some examples."""
-        if not which.any():
+    def median_distance(self, x: np.ndarray, mask: np.ndarray) -> float | None:
+        """Return the median distance of the examples in the mask, None if there are none."""
+        if not mask.any():
             return None
-        d = (x.astype(np.float64) - self.victim.x[: len(x)]).reshape(len(x), -1)[which]
-        return float(np.median(DISTANCES[self.duel.distance](d)))
+        d = (x.astype(np.float64) - self.victim.x[: len(x)]).reshape(len(x), -1)[mask]
+        return float(np.median(DISTANCES[self.comparison.distance](d)))
 
 
 DISTANCES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -221,49 +237,51 @@ DISTANCES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def verdicts(duel: Duel, row: Mapping[str, Any], peak: int | None) -> list[dict[str, Any]]:
-    """Return what was asked, what came, and whether that is enough; of a few images attacked singly, only the time counts."""
+def verdicts(comparison: Comparison, row: Mapping[str, Any], peak: int | None) -> list[dict[str, Any]]:
+    """Return each requirement, the measured value, and whether it holds.
+
+    A peer that attacks one image after another got only a few images, so only its time counts.
+    """
     found: list[dict[str, Any]] = []
 
-    def ask(asked: str, got: float, holds: bool) -> None:
+    def require(asked: str, got: float, holds: bool) -> None:
         found.append({"asked": asked, "got": got, "holds": holds})
 
-    if duel.least is None:
+    if comparison.min_speedup is None:
         return found
-    fastest = min(row["peers"], key=lambda side: row["peers"][side]["seconds"]["median"])
+    fastest = min(row["peers"], key=lambda library: row["peers"][library]["seconds"]["median"])
     faster = row["peers"][fastest]["faster"]["median"]
-    ask(f"at least {duel.least:g} times as fast as {fastest}", faster, faster >= duel.least)
-    if duel.memory is not None and peak is not None:
-        ask(f"at most {duel.memory / GIB:g} GiB", peak / GIB, peak <= duel.memory)
-    for side, peer in row["peers"].items():
-        if side in duel.singly:
+    require(f"at least {comparison.min_speedup:g} times as fast as {fastest}", faster, faster >= comparison.min_speedup)
+    if comparison.max_memory is not None and peak is not None:
+        require(f"at most {comparison.max_memory / GIB:g} GiB", peak / GIB, peak <= comparison.max_memory)
+    for library, peer in row["peers"].items():
+        if library in comparison.one_by_one:
             continue
-        hits, theirs = peer["npadv_success"], peer["success"]
-        ask(f"success within 2 points of {side}'s {theirs:.1%}", hits, hits >= theirs - 0.02)
-        near, theirs = peer["npadv_distance"], peer["distance"]
-        if (
-            duel.distance != "linf" and near is not None and theirs is not None
-        ):  # in linf all go to the edge of the ball
-            ask(f"a median distance of at most {side}'s {theirs:.4g}", near, near <= theirs * (1 + 1e-6))
+        ours, theirs = peer["npadv_success"], peer["success"]
+        require(f"success within 2 points of {library}'s {theirs:.1%}", ours, ours >= theirs - 0.02)
+        ours, theirs = peer["npadv_distance"], peer["distance"]
+        if comparison.distance == "linf" or ours is None or theirs is None:
+            continue  # in linf every attack moves by eps
+        require(f"a median distance of at most {library}'s {theirs:.4g}", ours, ours <= theirs * (1 + 1e-6))
     return found
 
 
 def lines(row: Mapping[str, Any]) -> list[str]:
     """Return a row as lines of text."""
     ours = row["npadv"]
-    said = [
+    text = [
         f"{row['attack']}, {row['network']}, {row['data']}, {ours['images']} images, {THREADS} threads",
         f"  npadv         {ours['seconds']['median'] * 1e3:9.3f} ms an image, success {ours['success']:.1%}, "
         f"{row['distance']} distance {ours['distance']:.4g}",
     ]
-    for side, peer in row["peers"].items():
+    for library, peer in row["peers"].items():
         distances = (
             ""
             if peer["distance"] is None
             else f", distance {peer['distance']:.4g} (npadv's {peer['npadv_distance']:.4g})"
         )
-        said.append(
-            f"  {side:13} {peer['seconds']['median'] * 1e3:9.3f} ms an image, success {peer['success']:.1%} "
+        text.append(
+            f"  {library:13} {peer['seconds']['median'] * 1e3:9.3f} ms an image, success {peer['success']:.1%} "
             f"(npadv's {peer['npadv_success']:.1%}){distances}: npadv is {peer['faster']['median']:.2f} times as fast"
         )
-    return said + [f"  {'holds ' if v['holds'] else 'MISSED'}  {v['asked']}: {v['got']:.4g}" for v in row["verdicts"]]
+    return text + [f"  {'holds ' if v['holds'] else 'MISSED'}  {v['asked']}: {v['got']:.4g}" for v in row["verdicts"]]

@@ -1,4 +1,4 @@
-"""Runs workloads: starts the sides a group needs, lets them race, and returns a row of numbers for each workload."""
+"""Runs workloads: starts the contenders that a group needs, times them in turns, and returns a row for each workload."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from contextlib import ExitStack
 from typing import Any
 
 from benchmarks.process import UnsupportedError, Worker
-from benchmarks.timing import Contestant, Plan, Rounds, race, summary
-from benchmarks.workloads import SIDES, Workload
+from benchmarks.timing import Plan, PreparedTask, Rounds, race, summary
+from benchmarks.workloads import CONTENDERS, Workload
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
-Start = Callable[[str], Worker]  # from a side's name
+Start = Callable[[str], Worker]  # from a contender's name
 
 
 def starter(threads: int, *, keep_tuning: bool = False) -> Start:
-    """Return the function that starts a side with so many threads."""
-    return lambda side: SIDES[side].start(threads, keep_tuning=keep_tuning)
+    """Return the function that starts a contender with the given number of threads."""
+    return lambda contender: CONTENDERS[contender].start(threads, keep_tuning=keep_tuning)
 
 
-def versions(sides: Iterable[str], start: Start) -> dict[str, str]:
-    """Return what each side says it measures; raise MissingLibraryError for one that is not installed."""
+def versions(contenders: Iterable[str], start: Start) -> dict[str, str]:
+    """Return the versions of the contenders' libraries; raise MissingLibraryError for one that is not installed."""
     found: dict[str, str] = {}
-    for side in dict.fromkeys(sides):
-        with start(side) as worker:
+    for contender in dict.fromkeys(contenders):
+        with start(contender) as worker:
             found |= worker.ask("hello")["versions"]
     return found
 
@@ -35,8 +35,8 @@ def compare(workloads: Iterable[Workload], plan: Plan, start: Start, say: Say) -
     for _, group in itertools.groupby(workloads, key=lambda workload: workload.group):
         members = list(group)
         with ExitStack() as stack:
-            sides = dict.fromkeys(entry.side for workload in members for entry in workload.entries.values())
-            workers = {side: stack.enter_context(start(side)) for side in sides}
+            contenders = dict.fromkeys(entry.contender for workload in members for entry in workload.entries.values())
+            workers = {contender: stack.enter_context(start(contender)) for contender in contenders}
             for workload in members:
                 yield _run(workload, workers, plan, say)
 
@@ -44,24 +44,26 @@ def compare(workloads: Iterable[Workload], plan: Plan, start: Start, say: Say) -
 def _run(workload: Workload, workers: Mapping[str, Worker], plan: Plan, say: Say) -> Row:
     """Return one workload's row."""
     row: Row = {"key": workload.key, "title": workload.title}
-    contestants = {}
+    tasks = {}
     for i, (name, entry) in enumerate(workload.entries.items()):
-        worker, label = workers[entry.side], f"{workload.key}.{i}"
+        worker, label = workers[entry.contender], f"{workload.key}.{i}"
         try:
             worker.ask("prepare", name=label, task=entry.task, settings=dict(entry.settings))
         except UnsupportedError as error:
             return row | {"skipped": str(error)}
-        contestants[name] = Contestant(worker, label)
-    rounds = race(
-        contestants, plan, progress=lambda finished: say(f"{workload.key:4} round {finished}/{plan.rounds}  {workload.title}")
-    )  # fmt: skip
-    for contestant in contestants.values():
-        contestant.worker.ask("drop", name=contestant.name)
+        tasks[name] = PreparedTask(worker, label)
+
+    def progress(finished: int) -> None:
+        say(f"{workload.key:4} round {finished}/{plan.rounds}  {workload.title}")
+
+    rounds = race(tasks, plan, progress=progress)
+    for task in tasks.values():
+        task.worker.ask("drop", name=task.name)
     return row | results(workload, rounds)
 
 
 def results(workload: Workload, rounds: Rounds) -> Row:
-    """Return the numbers of a row: seconds and ratios with their quartiles, bars, and what disturbed them."""
+    """Return the numbers of a row: seconds and ratios with their quartiles, bars, and the number of disturbed samples."""
     ratios: dict[str, Any] = {}
     for name in workload.entries:
         if name == workload.ours:
@@ -82,7 +84,7 @@ def results(workload: Workload, rounds: Rounds) -> Row:
 
 # Bars --------------------------------------------------------------------------------------------------------------------
 
-SLACK = 1.15  # a bar is missed by more than the noise of a shared machine
+BAR_SLACK = 1.15  # a check allows 15% above the bar, for the noise of a shared machine
 CHECK_RUNS, CHECK_MISSES = 3, 2
 
 
@@ -92,12 +94,12 @@ def misses(rows: Iterable[Row]) -> set[tuple[str, str]]:
         (row["key"], name)
         for row in rows
         for name, ratio in row.get("ratios", {}).items()
-        if "at_most" in ratio and ratio["median"] > SLACK * ratio["at_most"]
+        if "at_most" in ratio and ratio["median"] > BAR_SLACK * ratio["at_most"]
     }
 
 
 def repeated_misses(runs: Iterable[Iterable[Row]]) -> list[tuple[str, str]]:
-    """Return the ratios that missed their bar in at least two of the runs: what fails a check."""
+    """Return the ratios that missed their bar in at least two of the runs: these fail a check."""
     counts: dict[tuple[str, str], int] = {}
     for rows in runs:
         for miss in misses(rows):

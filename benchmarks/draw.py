@@ -1,4 +1,4 @@
-"""The picture of the results: every ratio on one logarithmic axis with its bar, and how a step's time grows."""
+"""Draws the results: every ratio on one logarithmic axis with its bar, and a step's time against batch and width."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH = 9.0  # inches of 100 pixels
-ROW = 0.27
-MARKS = {
+ROW_HEIGHT = 0.27  # inches
+MARKERS = {
     "torch": ("o", BLUE, "PyTorch"),
     "torch tuned": ("D", SERIES[2], "PyTorch, tuned"),
     "plain step": ("s", INK, "npadv's plain step"),
@@ -23,11 +23,11 @@ TICKS = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 
 
 def picture(results: Mapping[str, Any]) -> bytes:
-    """Return the PNG of a results file's content, 900 CSS pixels wide at two image pixels each."""
+    """Return the PNG of a file of results, 900 CSS pixels wide (1800 image pixels)."""
     rows = drawn_rows(results["rows"])
     if not rows:
         raise ValueError("draw: expected results with at least one finished row, got none")
-    plot = ROW * len(rows)
+    plot = ROW_HEIGHT * len(rows)
     series = [s for s in results.get("scaling", []) if s["side"] == "npadv"]
     height = 0.85 + plot + 0.7 + (2.45 if series else 0.0)
     figure = sheet(WIDTH, height, "npadv's time over PyTorch's, by workload; below 1 npadv is faster")
@@ -51,7 +51,7 @@ def picture(results: Mapping[str, Any]) -> bytes:
 
 
 def drawn_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows that are drawn: title and ratios of each, the convolution layers as one row, peers and skips left out."""
+    """Return the rows to draw: the single convolutions as one row, without the peers and the skipped workloads."""
     drawn = [row for row in rows if "ratios" in row and row["key"][0] not in "gp"]
     layers = [row for row in rows if "ratios" in row and row["key"][0] == "g"]
     if layers:
@@ -66,7 +66,7 @@ def drawn_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _ratios(axes: Axes, rows: list[dict[str, Any]]) -> None:
-    """Draw a line for each row: a mark for each baseline, a whisker for its quartiles, a bar at what it may be at most."""
+    """Draw a line for each row: a marker for each baseline, a whisker for its quartiles, a red mark at its bar."""
     axes.set_xscale("log")
     values = [
         v for row in rows for ratio in row["ratios"].values() for v in (ratio["median"], *ratio.get("points", []))
@@ -78,7 +78,7 @@ def _ratios(axes: Axes, rows: list[dict[str, Any]]) -> None:
     for i, row in enumerate(rows):
         baselines = list(row["ratios"])
         for j, (name, ratio) in enumerate(row["ratios"].items()):
-            marker, colour, _ = MARKS[name]
+            marker, colour, _ = MARKERS[name]
             y = i + (j - (len(baselines) - 1) / 2) * 0.36
             if "points" in ratio:
                 axes.plot(
@@ -97,18 +97,18 @@ def _ratios(axes: Axes, rows: list[dict[str, Any]]) -> None:
                 linestyle="",
             )
             if "at_most" in ratio:
-                tall = 0.42 if len(baselines) == 1 else 0.19
-                (seen["bar"],) = axes.plot([ratio["at_most"]] * 2, [y - tall, y + tall], color=VERMILION, linewidth=1.8)
+                half = 0.42 if len(baselines) == 1 else 0.19
+                (seen["bar"],) = axes.plot([ratio["at_most"]] * 2, [y - half, y + half], color=VERMILION, linewidth=1.8)
     axes.set_yticks(range(len(rows)), [row["title"] for row in rows], fontsize=9, color=INK)
     axes.tick_params(axis="y", length=0)
     _logarithmic(axes, TICKS)
-    labels = {name: mark[2] for name, mark in MARKS.items()} | {"bar": "at most"}
+    labels = {name: label for name, (_, _, label) in MARKERS.items()} | {"bar": "at most"}
     seen = {name: seen[name] for name in labels if name in seen}
     axes.legend(
         list(seen.values()),
         [labels[name] for name in seen],
         loc="upper center",
-        bbox_to_anchor=(0.5, -0.22 / (ROW * len(rows))),
+        bbox_to_anchor=(0.5, -0.22 / (ROW_HEIGHT * len(rows))),
         ncols=len(seen),
         fontsize=9,
         frameon=False,
@@ -117,7 +117,7 @@ def _ratios(axes: Axes, rows: list[dict[str, Any]]) -> None:
 
 
 def _growth(axes: Axes, series: list[dict[str, Any]], label: str) -> None:
-    """Draw step times against a size, both logarithmic, a line for each number of threads."""
+    """Draw step times against a size on logarithmic axes, a line for each number of threads."""
     from matplotlib.ticker import LogLocator
 
     axes.set_xscale("log")
@@ -140,7 +140,7 @@ def _growth(axes: Axes, series: list[dict[str, Any]], label: str) -> None:
 
 
 def _logarithmic(axes: Axes, ticks: Any) -> None:
-    """Give a logarithmic x axis plain numbers at the given places, and quiet lines."""
+    """Label a logarithmic x axis with plain numbers at the given ticks, and make its lines light."""
     low, high = axes.get_xlim()
     inside = [tick for tick in ticks if low <= tick <= high]
     axes.set_xticks(inside, [f"{tick:g}" for tick in inside], fontsize=8, color=MUTED)

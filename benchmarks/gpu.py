@@ -1,24 +1,25 @@
-"""How fast the CUDA kernels are, on one GPU and in one run: each against the vendor's own, or against the memory itself.
+"""The speed of the CUDA kernels on one GPU, in one run: each against the vendor's library or against a copy of memory.
 
-    pip install "npadv[gpu-cuda13]" torch
-    python benchmarks/gpu.py                     # a minute; writes benchmarks/speed/gpu.json
-    python benchmarks/gpu.py --table             # prints that file as the README's table; without it, "not measured"
+    pip install -e ".[gpu-cuda13]" torch
+    python -m benchmarks.gpu                     # a minute; writes benchmarks/speed/gpu.json, anew after each row
+    python -m benchmarks.gpu --table             # prints that file as the README's table; without it, "not measured"
 
-===========================  ====================================================================  ======
-rows                         against                                                               ratio
-===========================  ====================================================================  ======
-convolution and gradients    cuDNN, through PyTorch, after it has tried its algorithms             time
-matrix product               cuBLAS, through PyTorch                                               time
-sign step                    a copy of memory that moves as many bytes                             time
-fused dense sign step        the product by ``matmul`` and then ``sign_step``                      time
-adversarial training step    the same in PyTorch, eager and by torch.compile, which captures too   time
-===========================  ====================================================================  ======
+Run it in the root of the checkout, where ``npadv`` is found even if it is not installed.
 
-A ratio is npadv's time over the other's: below 1 npadv is faster. All are float32, TF32 is off on every side (PyTorch's
-convolutions use it unless told), and both sides must compute the same before they are timed. A sample is a row of calls
-between two events of the GPU's clock, long enough to keep its queue full; the sides take turns, ratios are taken within a
-turn, and the median of the turns is reported with its quartiles. Calls come from Python: where a kernel takes less time than
-its launch, about 10 us, the launch is what is measured, on both sides.
+===========================  ==============================================================================
+row                          against
+===========================  ==============================================================================
+convolution and gradients    cuDNN, called by PyTorch, after it has tried its algorithms
+matrix product               cuBLAS, called by PyTorch
+sign step                    a copy of memory that moves as many bytes
+adversarial training step    the same step in PyTorch, eager and with torch.compile (which captures it as well)
+===========================  ==============================================================================
+
+A ratio is npadv's time divided by the other's, so below 1 npadv is faster. Everything is float32. TF32 is off for both
+(PyTorch's convolutions use it by default), and both must compute the same result before they are timed. A sample is a series
+of calls between two CUDA events, long enough to keep the GPU's queue full. The two take turns, a ratio is taken within each
+turn, and the median ratio is reported with its quartiles. Calls come from Python: where a kernel takes less time than its
+launch, about 10 us, both times are those of the launch.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ from npadv.train import gradient_update
 
 RESULTS = Path(__file__).resolve().parent / "speed" / "gpu.json"
 TURNS = 15
-SAMPLE = 0.01  # seconds that a sample takes at least
+MIN_SAMPLE_SECONDS = 0.01
 
 
 class Convolution(NamedTuple):
-    """A layer of some network, as images, filters and padding; the batch is 128."""
+    """The shapes of a convolution: square images and filters, and the padding."""
 
     title: str
     channels: int
@@ -70,14 +71,13 @@ CONVOLUTIONS = (
     Convolution("32x32x128, 3x3 to 128", 128, 32, 128, 3, 1),
 )
 PRODUCTS = ((128, 1200, 784), (128, 1200, 1200), (4096, 4096, 4096))  # M, N, K
-BATCHES = ((128, 784), (256, 3072), (65536, 784))  # of a sign step
-GROUPS = {  # of rows that begin so: what each is compared with
+STEP_SHAPES = ((128, 784), (256, 3072), (65536, 784))  # (N, D) of a sign step
+GROUPS = {  # the beginning of a row's title, and the baseline of these rows
     "conv2d": "cuDNN",
     "input gradient": "cuDNN",
     "weight gradient": "cuDNN",
     "matmul": "cuBLAS",
     "sign step": "copy",
-    "dense sign step": "two kernels",
     "adversarial step": "PyTorch, eager",
     "same step": "torch.compile",
 }
@@ -86,27 +86,26 @@ Call = Callable[[], Any]
 
 
 class Row(NamedTuple):
-    """Two ways to the same result: npadv's and the other, and what the other is."""
+    """Two functions that compute the same result: npadv's, and a baseline with its name."""
 
     title: str
     ours: Call
     theirs: Call
     against: str
+    tolerance: float = 1e-4  # between the results, relative to the largest element
 
 
 # ---------------------------------------------------------------------------------------------- what is compared
 
 
 def rows(xp: Any, torch: Any) -> Iterator[Row]:
-    """Yield every row, its arrays made when its turn comes."""
+    """Yield every row; its arrays are made when it is reached."""
     for layer in CONVOLUTIONS:
         yield from convolution(layer, xp, torch)
     for M, N, K in PRODUCTS:
         yield product(M, N, K, xp, torch)
-    for n, d in BATCHES:
+    for n, d in STEP_SHAPES:
         yield sign_step(n, d, xp)
-    for n, d in BATCHES:
-        yield dense_sign_step(n, d, xp)
     for compiled in (False, True):
         yield adversarial_step(128, xp, torch, compiled=compiled)
 
@@ -139,8 +138,8 @@ def convolution(layer: Convolution, xp: Any, torch: Any) -> Iterator[Row]:
             lambda: backward(False, True),
         ),
     }
-    for what, (ours, theirs) in calls.items():
-        yield Row(f"{what} {layer.title}", ours, theirs, GROUPS[what])
+    for group, (ours, theirs) in calls.items():
+        yield Row(f"{group} {layer.title}", ours, theirs, GROUPS[group])
 
 
 def product(M: int, N: int, K: int, xp: Any, torch: Any) -> Row:
@@ -151,7 +150,7 @@ def product(M: int, N: int, K: int, xp: Any, torch: Any) -> Row:
 
 
 def sign_step(n: int, d: int, xp: Any) -> Row:
-    """Return the row of a sign step: it reads two arrays and writes one, as copying one and a half arrays would."""
+    """Return the row of a sign step. It reads two arrays and writes one: as much traffic as copying one and a half arrays."""
     x, g = _random(xp, (n, d)), _random(xp, (n, d))
     source, target = (xp.zeros(n * d * 3 // 2, dtype=x.dtype) for _ in "st")
 
@@ -161,21 +160,10 @@ def sign_step(n: int, d: int, xp: Any) -> Row:
     return Row(f"sign step {n}x{d}", lambda: kernels.sign_step(x, g, 1e-3, bounds=(-9, 9)), copy, "copy")
 
 
-def dense_sign_step(n: int, d: int, xp: Any, units: int = 240) -> Row:
-    """Return the row of the step fused into a dense layer's input gradient, against the two kernels that it replaces."""
-    x, dy, w = _random(xp, (n, d)), _random(xp, (n, units)), _random(xp, (d, units))
-    y = x.copy()
-
-    def apart() -> Any:
-        return kernels.sign_step(y, kernels.matmul(dy, w, transpose_b=True), 1e-3)
-
-    return Row(f"dense sign step {n}x{d}", lambda: kernels.dense_sign_step(x, dy, w, 1e-3), apart, "two kernels")
-
-
 def adversarial_step(n: int, xp: Any, torch: Any, *, compiled: bool, steps: int = 3) -> Row:
-    """Return the row of [SYN]'s convnet in adversarial training: on a GPU, npadv's step is a captured one.
+    """Return the row of adversarial training of [SYN]'s convnet. On a GPU, npadv's step is a captured one.
 
-    Both sides have trained a few steps already: the losses that are compared agree only if the updates did.
+    Both have trained for a few steps when their losses are compared, so equal losses show that the updates are equal.
     """
     model = nn.network("syn_convnet", rng=np.random.default_rng(0))
     rng = np.random.default_rng(1)
@@ -192,7 +180,8 @@ def adversarial_step(n: int, xp: Any, torch: Any, *, compiled: bool, steps: int 
     def theirs() -> Any:
         with torch.enable_grad():
             inputs = tx.detach().requires_grad_()
-            (g,) = torch.autograd.grad(cross_entropy(network(inputs, *weights), ty, reduction="sum"), inputs)
+            constant = [w.detach() for w in weights]  # the attack needs no gradients of them
+            (g,) = torch.autograd.grad(cross_entropy(network(inputs, *constant), ty, reduction="sum"), inputs)
             worst = (tx + 0.1 * g.sign()).clamp(0, 1)
             loss = sum(0.5 * cross_entropy(network(images, *weights), ty) for images in (tx, worst))
             descent.zero_grad()
@@ -205,18 +194,19 @@ def adversarial_step(n: int, xp: Any, torch: Any, *, compiled: bool, steps: int 
     x, y = map(xp.asarray, host)
 
     def step(x: Any, y: Any) -> Any:
-        return gradient_update(model, loss, optimizer, x, y, rng=np.random.default_rng(0))  # of which nothing is drawn
+        return gradient_update(model, loss, optimizer, x, y, rng=np.random.default_rng(0))  # rng is not used
 
     captured = step if xp is np else CapturedStep(step, x)
     for _ in range(steps):
         captured(x, y)
         theirs()
-    what = "same step" if compiled else "adversarial step"
-    return Row(f"{what} syn_convnet {n}", lambda: captured(x, y), theirs, GROUPS[what])
+    group = "same step" if compiled else "adversarial step"
+    # The sign of a gradient close to zero is rounding's, and moves its pixel by 2 eps: looser than the kernels' tolerance.
+    return Row(f"{group} syn_convnet {n}", lambda: captured(x, y), theirs, GROUPS[group], tolerance=1e-3)
 
 
 def _torch_convnet(torch: Any) -> Callable[..., Any]:
-    """Return what ``nn.networks.syn_convnet`` does, by PyTorch."""
+    """Return the function of ``nn.networks.syn_convnet`` in PyTorch."""
     f = torch.nn.functional
 
     def network(x: Any, *weights: Any) -> Any:
@@ -234,46 +224,48 @@ def _random(xp: Any, shape: tuple[int, ...]) -> Any:
 
 
 def agreement(row: Row, xp: Any) -> float:
-    """Return how far the two results are apart, relative to the largest element; raise if that is more than rounding."""
+    """Return the largest difference of the two results, relative to the largest element; raise if it exceeds rounding."""
     if row.against == "copy":
         return 0.0
     a, b = xp.asarray(row.ours()), xp.from_dlpack(row.theirs())
-    apart = float(abs(a - b).max() / abs(b).max())
-    if not apart < 1e-4:
-        raise RuntimeError(f"{row.title}: npadv and {row.against} must agree to rounding, and are {apart:.1e} apart")
-    return apart
+    difference = float(abs(a - b).max() / abs(b).max())
+    if not difference < row.tolerance:
+        raise RuntimeError(
+            f"{row.title}: npadv and {row.against} must agree to rounding, but differ by {difference:.1e}"
+        )
+    return difference
 
 
 # ------------------------------------------------------------------------------------------------------- timing
 
 
 def measure(
-    row: Row, clock: Callable[[Call, int], float], turns: int = TURNS, sample: float = SAMPLE
+    row: Row, clock: Callable[[Call, int], float], turns: int = TURNS, min_seconds: float = MIN_SAMPLE_SECONDS
 ) -> dict[str, Any]:
-    """Time a row's two sides in turn; ``clock(call, times)`` returns the seconds that so many calls take."""
-    sides = (row.ours, row.theirs)
-    times = [_enough(clock, call, sample) for call in sides]
+    """Time a row's two functions in turn; ``clock(call, times)`` returns the seconds of that many calls."""
+    calls = (row.ours, row.theirs)
+    times = [_calls_per_sample(clock, call, min_seconds) for call in calls]
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(turns):
         for i in (0, 1) if turn % 2 else (1, 0):
-            seconds[i].append(clock(sides[i], times[i]) / times[i])
+            seconds[i].append(clock(calls[i], times[i]) / times[i])
     low, median, high = statistics.quantiles([a / b for a, b in zip(*seconds, strict=True)], n=4)
     ours, theirs = map(statistics.median, seconds)
     ratio = {"low": low, "median": median, "high": high}
     return {"row": row.title, "against": row.against, "npadv_seconds": ours, "seconds": theirs, "ratio": ratio}
 
 
-def _enough(clock: Callable[[Call, int], float], call: Call, sample: float) -> int:
-    """Return how many calls fill a sample; on the way everything is compiled, tuned and warm."""
+def _calls_per_sample(clock: Callable[[Call, int], float], call: Call, min_seconds: float) -> int:
+    """Return the number of calls that fill a sample. These calls also compile, tune and warm up everything."""
     times = 1
     clock(call, 3)
-    while clock(call, times) < sample:
+    while clock(call, times) < min_seconds:
         times *= 2
     return times
 
 
 def gpu_clock(cupy: Any) -> Callable[[Call, int], float]:
-    """Return a clock that asks the GPU."""
+    """Return a clock that reads CUDA events."""
     begin, end = cupy.cuda.Event(), cupy.cuda.Event()
 
     def clock(call: Call, times: int) -> float:
@@ -290,8 +282,13 @@ def gpu_clock(cupy: Any) -> Callable[[Call, int], float]:
 # -------------------------------------------------------------------------------------------------- the results
 
 
-def run() -> dict[str, Any]:
-    """Measure everything; RuntimeError says in a sentence what is missing."""
+def use_float32(torch: Any) -> None:
+    """Switch TF32 off, which PyTorch's convolutions use by default."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def run(save: Callable[[dict[str, Any]], Any]) -> None:
+    """Measure every row, and save the results so far after each; raise RuntimeError if CuPy, PyTorch or a GPU is missing."""
     cupy = require_cupy()
     try:
         import torch
@@ -299,24 +296,27 @@ def run() -> dict[str, Any]:
         raise RuntimeError("comparing with cuDNN needs PyTorch, which is not installed: pip install torch") from None
     if not torch.cuda.is_available():
         raise RuntimeError("comparing with cuDNN needs a PyTorch built for CUDA, and the one installed sees no GPU")
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True  # let it try its algorithms and keep the fastest
+    use_float32(torch)
+    torch.backends.cudnn.benchmark = True  # cuDNN tries its algorithms and keeps the fastest
     facts = environment("cuda")
     cudnn: Any = torch.backends.cudnn
     facts["versions"].update(torch=torch.__version__, cudnn=cudnn.version())
-    clock, found = gpu_clock(cupy), []
+    clock = gpu_clock(cupy)
+    found: list[dict[str, Any]] = []
+    results: dict[str, Any] = {"environment": facts, "tf32": False, "rows": found}
+    n, d = STEP_SHAPES[-1]
     with torch.no_grad():
         for row in rows(cupy, torch):
-            apart = agreement(row, cupy)
-            found.append({**measure(row, clock), "apart": apart})
+            difference = agreement(row, cupy)
+            found.append({**measure(row, clock), "apart": difference})
             print(f"{row.title:45} {found[-1]['ratio']['median']:6.2f} of {row.against}", flush=True)
-    bytes_moved = 2 * 4 * (BATCHES[-1][0] * BATCHES[-1][1] * 3 // 2)
-    copy = next(r for r in found if r["row"] == f"sign step {BATCHES[-1][0]}x{BATCHES[-1][1]}")
-    return {"environment": facts, "tf32": False, "copy_bytes_per_second": bytes_moved / copy["seconds"], "rows": found}
+            if row.title == f"sign step {n}x{d}":
+                results["copy_bytes_per_second"] = 2 * 4 * (n * d * 3 // 2) / found[-1]["seconds"]
+            save(results)
 
 
 def table(path: Path = RESULTS) -> str:
-    """Return the results in a file as the README's table: for each group of rows the geometric mean, and the range."""
+    """Return a file of results as the README's table: the geometric mean and the range of each group of rows."""
     results = json.loads(path.read_text("utf-8")) if path.is_file() else {"rows": []}
     card = results["environment"]["device"]["card"] if results["rows"] else "a GPU"
     lines = [f"| kernel, float32 on {card} | against | time as a ratio: mean (range) |", "| --- | --- | --- |"]
@@ -330,20 +330,19 @@ def table(path: Path = RESULTS) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 1 if nothing could be measured."""
+    """Run the command line; return 1 if nothing could be measured."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the results go (default: %(default)s)")
-    parser.add_argument("--table", action="store_true", help="print the results of that file instead of measuring")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="write the results here (default: %(default)s)")
+    parser.add_argument("--table", action="store_true", help="print the results in that file and measure nothing")
     options = parser.parse_args(arguments)
     if options.table:
         print(table(options.output))
         return 0
     try:
-        results = run()
+        run(lambda results: write_json(options.output, results))
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
-    write_json(options.output, results)
     return 0
 
 

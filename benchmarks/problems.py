@@ -1,6 +1,6 @@
-"""What all sides start from: the same weights and the same batches, as NumPy arrays, by the network's name.
+"""The weights and batches from which all contenders start, as NumPy arrays, by the network's name.
 
-The names: ``maxout``, ``convnet``, ``syn_convnet``; and a ReLU network by its widths, ``784-1200-1200-10``.
+The names are ``maxout``, ``convnet`` and ``syn_convnet``. A ReLU network is named by its widths: ``784-1200-1200-10``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 CLASSES = 10
 MNIST = (1, 28, 28)
 
-# Weights in order, dense ones (in, out), filters (K, C, KH, KW). A maxout layer is a dense one to pieces * units: unit u takes
-# the maximum over the columns u, u + units, u + 2 units, ...
+# The shapes of the weights in order: (in, out) of dense layers, (K, C, KH, KW) of filters. A maxout layer is a dense layer
+# with pieces * units outputs; unit u takes the maximum over the columns u, u + units, u + 2 units, ...
 SHAPES: dict[str, list[tuple[int, ...]]] = {
     "maxout": [(784, 1200), (240, 1200), (240, 10)],
     "convnet": [(32, 1, 5, 5), (64, 32, 5, 5), (64 * 4 * 4, 200), (200, 10)],
@@ -24,7 +24,7 @@ MOMENTUM, STEP_SIZE = 0.9, 0.001  # small: thousands of steps on one batch must 
 
 
 def widths(network: str) -> list[int] | None:
-    """Return the widths in a ReLU network's name, None for the networks that have one.
+    """Return the widths in a ReLU network's name, None for a network with a name of its own.
 
     >>> widths("784-1200-1200-10"), widths("maxout")
     ([784, 1200, 1200, 10], None)

@@ -1,4 +1,4 @@
-"""The other end of a worker's pipes: starts it in a clean environment, asks, and never leaves it behind."""
+"""Starts a worker process in a clean environment, sends it requests, and ends it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# A shell's tuning would favour one side: every library starts as a fresh machine would start it, with the number of threads
-# said by all the names that any of them listens to. What is taken away is written into the results.
-TUNING = (
+# Variables that tune one library would favour one contender, so workers start without them; the results list the removed ones.
+# The number of threads is set in every variable that one of the libraries reads.
+TUNING_PREFIXES = (
     "OPENBLAS_",
     "GOTO_",
     "MKL_",
@@ -32,61 +32,61 @@ TUNING = (
     "XLA_",
     "MALLOC_",
 )
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class WorkerError(RuntimeError):
-    """A worker failed at what it was asked; the message says which, at what, and how."""
+    """A request to a worker failed. The message names the worker, the request and the error."""
 
 
 class MissingLibraryError(RuntimeError):
-    """A side's library is not installed."""
+    """A contender's library is not installed."""
 
 
 class UnsupportedError(RuntimeError):
-    """A side cannot run a task, and says why."""
+    """A contender cannot run a task. The message gives the reason."""
 
 
 def tuning(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that tune a numerical library, which workers are started without.
+    """Return the variables that tune a numerical library; workers are started without them.
 
     >>> tuning({"OPENBLAS_CORETYPE": "Haswell", "PATH": "/bin"})
     {'OPENBLAS_CORETYPE': 'Haswell'}
     """
-    return {name: value for name, value in sorted(environment.items()) if name.startswith(TUNING)}
+    return {name: value for name, value in sorted(environment.items()) if name.startswith(TUNING_PREFIXES)}
 
 
 def worker_environment(threads: int, extra: Mapping[str, str] = {}, *, keep_tuning: bool = False) -> dict[str, str]:
-    """Return the environment of a worker: this process's without its tuning, the number of threads, and ``extra``."""
+    """Return a worker's environment: this process's without tuning variables, the number of threads, and ``extra``."""
     removed = {} if keep_tuning else tuning(os.environ)
     environment = {name: value for name, value in os.environ.items() if name not in removed}
     path = os.pathsep.join([str(ROOT), *filter(None, [environment.get("PYTHONPATH")])])
-    return environment | dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": path} | dict(extra)
+    return environment | dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONPATH": path} | dict(extra)
 
 
 class Worker:
-    """A running side.
+    """A process that runs one contender's tasks.
 
     Parameters
     ----------
     name : str
-        What messages call it.
+        Its name in messages.
     command : sequence of str
-        The program, which talks as ``benchmarks.worker`` does.
+        The program. It reads requests and writes answers as ``benchmarks.worker`` does.
     environment : mapping
         All of its environment variables.
     limit : float
         Seconds within which it must answer.
     """
 
-    extra = "bench"  # of this package: what installs the libraries that a side needs
+    extra = "bench"  # npadv's optional extra that installs the contender's library
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], *, limit: float = 600.0
     ) -> None:
         self.name, self.limit = name, limit
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
-        # A session of its own: Ctrl-C reaches only the parent, which then ends its workers in close().
+        # In a separate session, Ctrl-C reaches only the parent, which then ends its workers in close().
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -108,7 +108,7 @@ class Worker:
         environment: Mapping[str, str] = {},
         keep_tuning: bool = False,
     ) -> Self:
-        """Start a side of this package by its module."""
+        """Start a contender of this package by its module."""
         command = [sys.executable, "-m", "benchmarks.worker", module, json.dumps({"threads": threads, **options})]
         return cls(name, command, worker_environment(threads, environment, keep_tuning=keep_tuning))
 
@@ -123,11 +123,11 @@ class Worker:
         Raises
         ------
         MissingLibraryError
-            The side needs a library that is not installed.
+            If the contender's library is not installed.
         UnsupportedError
-            The side says that it cannot do this.
+            If the contender does not support the task.
         WorkerError
-            It ended, answered late, answered no JSON, or answered with an error.
+            If the worker ended, answered too late, answered no JSON, or answered with an error.
         """
         about = f"{do} {fields['name']}" if "name" in fields else do
         assert self._process.stdin is not None
@@ -171,16 +171,18 @@ class Worker:
     def _ended(self, about: str) -> str:
         code = self._process.wait()
         self._stderr.seek(0)
-        words = self._stderr.read().decode(errors="replace").strip().splitlines()
-        return f"{self.name}, asked to {about}: ended with exit code {code}: {words[-1] if words else 'no last words'}"
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return (
+            f"{self.name}, asked to {about}: ended with exit code {code}: {lines[-1] if lines else 'no error message'}"
+        )
 
     def close(self) -> None:
-        """End the process now; nothing it does is worth waiting for."""
+        """End the process at once."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._stderr):
             if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):  # a request it never read
+                with contextlib.suppress(BrokenPipeError):  # a request that it has not read
                     pipe.close()
 
     def __enter__(self) -> Self:

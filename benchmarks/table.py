@@ -1,4 +1,4 @@
-"""The comparison as text: a line for each row, and for each ratio whether it is within its bar."""
+"""The results as text: a line for each ratio, with its bar and whether it misses it."""
 
 from __future__ import annotations
 
@@ -64,19 +64,20 @@ def convolution_means(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
 
 
 MIB = 2**20
-GROWTH = 1 * MIB  # which a process may have taken for something else
+TOLERATED_GROWTH = 1 * MIB  # in 1000 steps, for allocations that are not the step's
 
 
 def extras(results: dict[str, Any]) -> list[str]:
-    """Return lines for what was measured beside the rows, as far as it was."""
+    """Return lines for memory, whole commands and scaling, as far as the results contain them."""
     text = []
-    for side, found in results.get("memory", {}).items():
+    for contender, found in results.get("memory", {}).items():
         if isinstance(found, str):
-            text.append(f"memory of a convnet's training, {side}: {found}")
+            text.append(f"memory of a convnet's training, {contender}: {found}")
             continue
         text.append(
-            f"memory of a convnet's training, {side}: peak {found['peak'] / MIB:.0f} MiB, {found['growth'] / MIB:+.1f} MiB "
-            f"over {found['steps']} steps, {found['faults_per_step']:.1f} page faults a step{_memory_verdict(results, side)}"
+            f"memory of a convnet's training, {contender}: peak {found['peak'] / MIB:.0f} MiB, "
+            f"{found['growth'] / MIB:+.1f} MiB over {found['steps']} steps, "
+            f"{found['faults_per_step']:.1f} page faults a step{_memory_verdict(results, contender)}"
         )
     for name, seconds in results.get("processes", {}).items():
         text.append(f"whole process, {name}: {seconds if isinstance(seconds, str) else duration(seconds['median'])}")
@@ -89,10 +90,12 @@ def extras(results: dict[str, Any]) -> list[str]:
     return text
 
 
-def _memory_verdict(results: dict[str, Any], side: str) -> str:
-    """Return what npadv's memory misses: not to grow, and a peak of at most PyTorch's as it comes."""
-    if side != "npadv":
+def _memory_verdict(results: dict[str, Any], contender: str) -> str:
+    """Return the bars that npadv's memory misses: it must not grow, and its peak must not exceed that of plain PyTorch."""
+    if contender != "npadv":
         return ""
     ours, theirs = results["memory"]["npadv"], results["memory"]["torch"]
-    missed = ["it grows"] * (ours["growth"] > GROWTH) + ["peak above PyTorch's"] * (ours["peak"] > theirs["peak"])
-    return "".join(f"  missed: {what}" for what in missed)
+    missed = ["it grows"] * (ours["growth"] > TOLERATED_GROWTH) + ["peak above PyTorch's"] * (
+        ours["peak"] > theirs["peak"]
+    )
+    return "".join(f"  missed: {bar}" for bar in missed)

@@ -1,9 +1,9 @@
-"""How to tell which of two programs is faster on a machine that is never quite quiet.
+"""Compares the speed of two programs on a machine that is never quite idle.
 
-Contestants take turns. In each round every one of them gets a short rest, a warm-up and a budget of seconds, and reports the
-median time of an iteration; whose turn is first rotates, so that no one always follows the same other. A ratio is taken
-within a round, where the machine was as slow or as fast for both, and the median of the rounds' ratios is what is reported.
-A sample during which other processes were busy is taken again.
+The programs take turns. In each round, each of them has a short rest, a warm-up, and a budget of seconds, and reports the
+median time of an iteration. The order rotates, so that no program always follows the same other one. A ratio is taken within
+a round, where the machine was equally fast for both; the median of the rounds' ratios is reported. A sample during which
+other processes were busy is repeated.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
-class Asked(Protocol):
-    """What answers requests: a ``process.Worker``, or a test's."""
+class Answering(Protocol):
+    """An object that answers requests, such as a ``process.Worker``."""
 
     def ask(self, do: str, **fields: Any) -> dict[str, Any]:
         """Return the answer to a request."""
@@ -25,17 +25,20 @@ class Asked(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """How to measure.
+    """The number and the length of the turns.
 
     Attributes
     ----------
     rounds : int
-        Turns of each contestant.
-    budget, warmup, rest : float
-        Seconds of each turn that are measured; that come before, unmeasured; that nothing happens, so that threads of the
-        last contestant which spin for work fall asleep (OpenBLAS's do so for a tenth of a second).
+        Number of turns of each task.
+    budget : float
+        Seconds of each turn that are measured.
+    warmup : float
+        Seconds before them, in which the task runs unmeasured.
+    rest : float
+        Idle seconds before each turn. Threads of the previous task may still spin (OpenBLAS's do for a tenth of a second).
     repeats : int
-        How many disturbed samples of a race are taken again; those that come after are kept as they are.
+        How many disturbed samples of a race are repeated. Disturbed samples after these are kept and counted.
     """
 
     rounds: int = 7
@@ -51,16 +54,16 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A task that a worker has prepared under a name."""
+class PreparedTask:
+    """A worker and the name of a task that it has prepared."""
 
-    worker: Asked
+    worker: Answering
     name: str
 
 
 @dataclass
 class Rounds:
-    """What the contestants needed: seconds by contestant, one number a round, and how many samples were disturbed."""
+    """The seconds of each task, one number a round, and how many samples were repeated and how many stayed disturbed."""
 
     seconds: dict[str, list[float]]
     repeated: int = 0
@@ -73,21 +76,21 @@ class Rounds:
 
 
 def race(
-    contestants: Mapping[str, Contestant],
+    tasks: Mapping[str, PreparedTask],
     plan: Plan,
     *,
     busy: Callable[[], float | None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[int], None] = lambda finished: None,
 ) -> Rounds:
-    """Let contestants take turns, as above; ``progress`` hears of each finished round."""
+    """Time the tasks in turns, as described above; call ``progress`` with the number of finished rounds after each."""
     busy = busy or machine_busy
-    names = list(contestants)
+    names = list(tasks)
     result = Rounds({name: [] for name in names})
     for i in range(plan.rounds):
         start = i % len(names)
         for name in names[start:] + names[:start]:
-            answer = _sample(contestants[name], plan, busy, sleep, result)
+            answer = _sample(tasks[name], plan, busy, sleep, result)
             result.seconds[name].append(answer["seconds"])
             result.outcomes[name] = answer.get("outcome")
         progress(i + 1)
@@ -95,17 +98,17 @@ def race(
 
 
 def _sample(
-    contestant: Contestant,
+    task: PreparedTask,
     plan: Plan,
     busy: Callable[[], float | None],
     sleep: Callable[[float], None],
     result: Rounds,
 ) -> dict[str, Any]:
-    """Return a worker's answer for one turn, the first that nothing disturbed as long as turns may be repeated."""
+    """Return a worker's answer for one turn. Repeat the turn while it was disturbed and repeats are left."""
     while True:
         sleep(plan.rest)
         before = busy()
-        answer = contestant.worker.ask("time", name=contestant.name, warmup=plan.warmup, budget=plan.budget)
+        answer = task.worker.ask("time", name=task.name, warmup=plan.warmup, budget=plan.budget)
         after = busy()
         if before is None or after is None or not was_disturbed(after - before, answer["cpu"], answer["wall"]):
             return answer
@@ -115,34 +118,34 @@ def _sample(
         result.repeated += 1
 
 
-# What else the machine was doing -----------------------------------------------------------------------------------------
+# The load of other processes ---------------------------------------------------------------------------------------------
 
-TOLERATED = 0.1  # of one core's time: a shell, a clock, a terminal
-GRAIN = 0.03  # seconds: /proc counts in hundredths, for each core
+TOLERATED_LOAD = 0.1  # share of one core's time, for a shell, a clock, a terminal
+CLOCK_RESOLUTION = 0.03  # seconds; /proc counts hundredths of a second for each core
 
 
 def was_disturbed(busy: float, own: float, wall: float) -> bool:
-    """Tell whether other processes used noticeable time: all cores' busy seconds against the worker's own.
+    """Tell whether other processes used noticeable time: compare all cores' busy seconds with the worker's own.
 
     >>> was_disturbed(busy=1.02, own=1.0, wall=0.5), was_disturbed(busy=1.4, own=1.0, wall=0.7)
     (False, True)
     """
-    return busy - own > TOLERATED * wall + GRAIN
+    return busy - own > TOLERATED_LOAD * wall + CLOCK_RESOLUTION
 
 
 def machine_busy(path: str = "/proc/stat") -> float | None:
-    """Return the seconds that all cores have been busy since the machine started; None where the system does not tell."""
+    """Return the seconds that all cores have been busy since the machine started; None where /proc is missing."""
     try:
         with open(path) as file:
             fields = file.readline().split()
     except OSError:
         return None
-    # cpu, user, nice, system, idle, iowait, irq, softirq, steal: all but idling and waiting, time stolen by other machines too
+    # The fields are cpu, user, nice, system, idle, iowait, irq, softirq, steal. Busy is all but idle and iowait; steal counts.
     ticks = [int(value) for value in fields[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
-# Numbers to report -------------------------------------------------------------------------------------------------------
+# Statistics --------------------------------------------------------------------------------------------------------------
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -158,7 +161,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """Return the geometric mean, in which a ratio of 2 and one of 1/2 cancel.
+    """Return the geometric mean: a ratio of 2 and one of 1/2 average to 1.
 
     >>> geometric_mean([2.0, 0.5])
     1.0

@@ -1,14 +1,14 @@
-"""One side of a comparison, in a process of its own: reads a request a line, answers a line, and else sleeps.
+"""Runs one contender's tasks in a separate process: reads a request on each line, writes an answer, and sleeps in between.
 
-    python -m benchmarks.worker benchmarks.sides.torch_side '{"threads": 2}'
+    python -m benchmarks.worker benchmarks.contenders.torch_tasks '{"threads": 2}'
 
-Requests and answers are JSON objects. ``{"do": "prepare", "name": .., "task": .., "settings": {..}}`` builds what a later
-``{"do": "time", "name": .., "warmup": .., "budget": ..}`` runs; ``COMMANDS`` below lists them all. Whatever goes wrong is an
-answer too: ``{"error": ..}``, or ``{"missing": ..}`` for a library that is not installed. The end of the input ends the
-worker, so that none outlives who started it.
+Requests and answers are JSON objects. ``{"do": "prepare", "name": .., "task": .., "settings": {..}}`` builds a task, and
+``{"do": "time", "name": .., "warmup": .., "budget": ..}`` runs it; ``COMMANDS`` below lists all requests. An error is an
+answer as well: ``{"error": ..}``, or ``{"missing": ..}`` for a library that is not installed, or ``{"skip": ..}`` for a task
+that the contender does not support. The worker ends when its input ends, so it does not outlive its parent.
 
-A side is a module with ``TASKS``, functions from settings to a function without arguments that does the work once, and
-``start(**options)``, called first, which returns the versions of what it measures.
+A contender is a module with two names. ``start(**options)`` is called first and returns the versions of the library.
+``TASKS`` holds functions by name; each takes settings and returns a function without arguments that does the work once.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from types import ModuleType
 from typing import Any, TextIO
 
 Step = Callable[[], Any]
-LEAST_ITERATIONS = 3  # of which a median can be taken
+MIN_ITERATIONS = 3  # of a measurement, whatever its budget
 
 
 def measure(step: Step, *, warmup: float, budget: float) -> dict[str, Any]:
     """Run a step for ``warmup`` seconds, then for ``budget`` seconds; return the median of the latter, in seconds.
 
-    ``cpu`` and ``wall`` cover the whole call, for whoever wants to know what else the machine was doing; ``outcome`` is what
-    the last step returned, as a number: the mean of an array.
+    ``cpu`` and ``wall`` are the seconds of the whole call, from which the caller computes the load of other processes.
+    ``outcome`` is the result of the last step as a number: the mean of an array.
     """
     wall, cpu = time.perf_counter(), time.process_time()
     gc.collect()
@@ -49,7 +49,7 @@ def measure(step: Step, *, warmup: float, budget: float) -> dict[str, Any]:
         outcome = step()
         after = time.perf_counter()
         times.append(after - before)
-        if after - started >= budget and len(times) >= LEAST_ITERATIONS:
+        if after - started >= budget and len(times) >= MIN_ITERATIONS:
             break
     number = None if outcome is None else float(outcome.mean() if hasattr(outcome, "mean") else outcome)
     if number is not None and not math.isfinite(number):
@@ -64,7 +64,7 @@ def measure(step: Step, *, warmup: float, budget: float) -> dict[str, Any]:
 
 
 def memory(step: Step, *, settle: int, steps: int) -> dict[str, Any]:
-    """Run a step ``settle`` times, then ``steps`` times more; return what it did to the process's memory (bytes, faults)."""
+    """Run a step ``settle`` times, then ``steps`` times; return the peak in bytes, and the latter's growth and page faults."""
     try:
         import resource
 
@@ -79,7 +79,7 @@ def memory(step: Step, *, settle: int, steps: int) -> dict[str, Any]:
         step()
     growth, after = resident() - before, resource.getrusage(resource.RUSAGE_SELF)
     return {
-        "peak": after.ru_maxrss * 1024,  # /proc is there, so this is Linux, which counts in kilobytes
+        "peak": after.ru_maxrss * 1024,  # in kilobytes, since this is Linux (it has /proc)
         "growth": growth,
         "faults_per_step": (after.ru_minflt - faults) / steps,
         "steps": steps,
@@ -87,23 +87,23 @@ def memory(step: Step, *, settle: int, steps: int) -> dict[str, Any]:
 
 
 def resident() -> int:
-    """Return the bytes of memory that the process holds now."""
+    """Return the bytes of memory that the process holds now (its resident set)."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Server:
-    """Holds what was prepared, and answers requests about it."""
+    """Holds the prepared tasks and answers requests."""
 
-    def __init__(self, side: ModuleType, versions: dict[str, str]) -> None:
-        self.side, self.versions = side, versions
+    def __init__(self, contender: ModuleType, versions: dict[str, str]) -> None:
+        self.contender, self.versions = contender, versions
         self.steps: dict[str, Step] = {}
 
     def prepare(self, name: str, task: str, settings: dict[str, Any]) -> dict[str, Any]:
-        """Build a task, and run it once, so that what cannot run says so before anything is timed."""
-        if task not in self.side.TASKS:
-            raise LookupError(f"task: expected one of {', '.join(self.side.TASKS)}, got {task!r}")
-        self.steps[name] = step = self.side.TASKS[task](**settings)
+        """Build a task and run it once, so that an error shows before anything is timed."""
+        if task not in self.contender.TASKS:
+            raise LookupError(f"task: expected one of {', '.join(self.contender.TASKS)}, got {task!r}")
+        self.steps[name] = step = self.contender.TASKS[task](**settings)
         step()
         return {}
 
@@ -129,7 +129,7 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def serve(load: Callable[[], Server], requests: TextIO, answers: TextIO) -> None:
-    """Answer requests until there are no more; ``load`` is called at the first one, so that its failure is an answer too."""
+    """Answer requests until the input ends. ``load`` is called at the first one, so that its errors are answers as well."""
     server = None
     for line in requests:
         try:
@@ -139,20 +139,21 @@ def serve(load: Callable[[], Server], requests: TextIO, answers: TextIO) -> None
             answer = {"missing": error.name or str(error)}
         except NotImplementedError as error:
             answer = {"skip": str(error)}
-        except Exception as error:  # the side's own, of whatever kind: the parent reports it
+        except Exception as error:  # any error of the contender's code: the parent reports it
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 
 def main(module: str, options: str) -> None:
-    """Serve one side over this process's standard input and output."""
-    # What libraries print would be taken for answers: they get the standard error, and the pipe a descriptor of its own.
+    """Serve one contender over this process's standard input and output."""
+    # Libraries may print, which must not mix with the answers: answers get a copy of the descriptor of the standard output,
+    # and the standard output itself becomes the standard error.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
     def load() -> Server:
-        side = importlib.import_module(module)
-        return Server(side, side.start(**json.loads(options)))
+        contender = importlib.import_module(module)
+        return Server(contender, contender.start(**json.loads(options)))
 
     serve(load, sys.stdin, answers)
 

@@ -1,4 +1,4 @@
-"""What is compared, as data: each workload's contestants, and the ratio it may have at most and should have."""
+"""The table of all comparisons: each workload's contenders, and the bar and the aim of its ratio."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from benchmarks.process import Worker
 
-# Both raised above any activation here: glibc then keeps freed memory, and a step finds its pages mapped.
+# Both thresholds exceed the largest activation, so glibc keeps freed memory and the next step finds its pages mapped.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 
 
 @dataclass(frozen=True)
-class Side:
-    """A library under a name, and how its worker is started."""
+class Contender:
+    """A library with its settings: the module of its tasks, and the options and environment of its worker."""
 
     name: str
     module: str
@@ -33,25 +33,25 @@ class Side:
         )
 
 
-def _side(
+def _contender(
     name: str, module: str, options: Mapping[str, Any] = {}, environment: Mapping[str, str] = {}
-) -> dict[str, Side]:
-    return {name: Side(name, f"benchmarks.sides.{module}", options, environment)}
+) -> dict[str, Contender]:
+    return {name: Contender(name, f"benchmarks.contenders.{module}", options, environment)}
 
 
-SIDES: dict[str, Side] = {
-    **_side("npadv", "npadv_side"),
-    **_side("torch", "torch_side"),
-    **_side("torch tuned", "torch_side", {"channels_last": True}, KEEP_MEMORY),
-    **_side("jax", "jax_side", environment={"JAX_PLATFORMS": "cpu"}),
-    **_side("autograd", "autograd_side"),
-    **_side("textbook", "textbook"),
+CONTENDERS: dict[str, Contender] = {
+    **_contender("npadv", "npadv_tasks"),
+    **_contender("torch", "torch_tasks"),
+    **_contender("torch tuned", "torch_tasks", {"channels_last": True}, KEEP_MEMORY),
+    **_contender("jax", "jax_tasks", environment={"JAX_PLATFORMS": "cpu"}),
+    **_contender("autograd", "autograd_tasks"),
+    **_contender("textbook", "textbook_tasks"),
 }
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What a ratio may be at most, and what it should be."""
+    """The ratio that no change may exceed, and the ratio that npadv aims at."""
 
     at_most: float
     aim: float
@@ -59,9 +59,9 @@ class Bar:
 
 @dataclass(frozen=True)
 class Entry:
-    """One contestant: a side's task."""
+    """A contender and the task that it runs."""
 
-    side: str
+    contender: str
     task: str
     settings: Mapping[str, Any]
 
@@ -73,15 +73,15 @@ class Workload:
     Attributes
     ----------
     key : str
-        Its name on the command line. The first letter is its group, which shares workers; p are the peers.
+        Its name on the command line. The first letter is its group, which shares workers. Group p compares further libraries.
     title : str
-        What is done.
+        A description for tables and pictures.
     entries : mapping of str to Entry
-        The contestants; ``ours`` is compared with each of the others.
+        The entries to compare; ``ours`` is compared with each of the others.
     bars : mapping of str to Bar
-        For those of the others that a bar is set against.
+        Bars of the ratios, by the name of the other entry.
     ours : str
-        The contestant whose time is divided by the others'.
+        The entry whose time is divided by the others'.
     """
 
     key: str
@@ -92,7 +92,7 @@ class Workload:
 
     @property
     def group(self) -> str:
-        """The letter the key begins with.
+        """The first letter of the key.
 
         >>> Workload("c2", "", {}, {}).group
         'c'
@@ -103,9 +103,9 @@ class Workload:
 def _same(
     key: str, title: str, bars: Mapping[str, Bar], task: str, also: tuple[str, ...] = (), **settings: Any
 ) -> Workload:
-    """Return a workload in which npadv and the others are given the same task."""
-    sides = dict.fromkeys(("npadv", *bars, *also))
-    return Workload(key, title, {side: Entry(side, task, settings) for side in sides}, bars)
+    """Return a workload in which npadv and the other contenders run the same task."""
+    contenders = dict.fromkeys(("npadv", *bars, *also))
+    return Workload(key, title, {name: Entry(name, task, settings) for name in contenders}, bars)
 
 
 def _torch(at_most: float, aim: float) -> dict[str, Bar]:
@@ -114,10 +114,9 @@ def _torch(at_most: float, aim: float) -> dict[str, Bar]:
 
 MLP = "784-1200-1200-10"
 PEERS = ("torch", "jax", "autograd", "textbook")
-CONVNETS = {"torch": Bar(0.75, 0.55), "torch tuned": Bar(1.2, 0.9)}
+CONVNET_BARS = {"torch": Bar(0.75, 0.55), "torch tuned": Bar(1.2, 0.9)}
 
 
-# fmt: off - a table
 def _training() -> list[Workload]:
     return [
         _same(
@@ -136,8 +135,8 @@ def _training() -> list[Workload]:
             network=MLP,
             batch=128,
         ),
-        _same("c1", "train convnet, same padding, batch 128", CONVNETS, "train_step", network="convnet", batch=128),
-        _same("c2", "train [SYN]'s convnet, batch 128", CONVNETS, "train_step", network="syn_convnet", batch=128),
+        _same("c1", "train convnet, same padding, batch 128", CONVNET_BARS, "train_step", network="convnet", batch=128),
+        _same("c2", "train [SYN]'s convnet, batch 128", CONVNET_BARS, "train_step", network="syn_convnet", batch=128),
     ]
 
 
@@ -157,11 +156,8 @@ def _attacks() -> list[Workload]:
     ]
 
 
-# fmt: on
-
-
 def _single_inputs() -> list[Workload]:
-    """Return the gradient of one input: from a tape that is replayed, and from one recorded anew, as PyTorch's is."""
+    """Return the gradients of a single input: from a replayed tape, and from a tape recorded anew, as PyTorch's is."""
     networks = list(enumerate(("20-32-10", "784-100-100-10", MLP), start=1))
     return [
         Workload(
@@ -187,7 +183,7 @@ def _single_inputs() -> list[Workload]:
     ]
 
 
-# The papers' convolutions: name, images (C, H, W), filters (K, C, KH, KW), padding.
+# The convolutions of the papers' networks: name, images (C, H, W), filters (K, C, KH, KW), padding.
 LAYERS: list[tuple[str, tuple[int, int, int], tuple[int, int, int, int], int]] = [
     ("[SYN] conv1", (1, 32, 32), (32, 1, 5, 5), 0),
     ("[SYN] conv2", (32, 9, 9), (64, 32, 5, 5), 0),
@@ -223,7 +219,7 @@ def _convolutions() -> list[Workload]:
 
 
 def _peers() -> list[Workload]:
-    """Where the speed comes from: the same work in what compiles it, in what only records it, and in plain NumPy."""
+    """Return comparisons with further libraries: JAX compiles the work, autograd records it, textbook NumPy does neither."""
     rows = [
         _same(f"p{w.key}", w.title, {}, "train_step", PEERS, **w.entries["npadv"].settings)
         for w in _training()
@@ -232,7 +228,7 @@ def _peers() -> list[Workload]:
     for w in _single_inputs():
         if w.entries["npadv"].task == "replayed_gradient":
             recorded = Entry("npadv", "input_gradient", w.entries["npadv"].settings)
-            others = {side: replace(recorded, side=side) for side in PEERS}
+            others = {name: replace(recorded, contender=name) for name in PEERS}
             rows.append(Workload(f"p{w.key}", w.title, {**w.entries, "recorded": recorded, **others}, {}))
     return rows
 
@@ -255,16 +251,16 @@ WORKLOADS: dict[str, Workload] = {
 
 
 def select(keys: Sequence[str], *, peers: bool = False) -> list[Workload]:
-    """Return the workloads of the given keys, where a key's beginning stands for all that begin so.
+    """Return the workloads whose keys are given, or begin like one of the given keys.
 
-    No key stands for all; the peers only where asked for.
+    Without keys, return all; those of group p only with ``peers``.
 
     >>> [workload.key for workload in select(["f", "b", "g1"])]
     ['b', 'f1', 'f2', 'f3', 'f4', 'f5', 'f6', 'g1f', 'g1i', 'g1w']
     """
     for key in keys:
         if not any(_begins(known, key) for known in WORKLOADS):
-            raise ValueError(f"--only: expected some of {', '.join(WORKLOADS)}, or how they begin, got {key!r}")
+            raise ValueError(f"--only: expected some of {', '.join(WORKLOADS)}, or their beginnings, got {key!r}")
     if keys:
         return [w for w in WORKLOADS.values() if any(_begins(w.key, key) for key in keys)]
     return [w for w in WORKLOADS.values() if peers or w.group != "p"]

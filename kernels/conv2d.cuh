@@ -7,73 +7,73 @@
 //   InputGrad       channel   image, pixel     filter, kh, kw     w, read crosswise     g whose window has n under tap d
 //   WeightGrad      filter    channel, kh, kw  image, pixel       g                     x under tap n of window d
 //
-// B is never written down (that would be im2col, and KH*KW times the image); an element of it is looked up in the image
-// when a tile wants it. Half of where it lies is known from d and half from n: the corner of a window, and the tap's
-// distance from the corner. Taking n or d apart into its coordinates costs divisions, so it is done once for each, not
-// for each element: place(d) and column(n) give the halves, b(place, column) puts them together.
+// B is never stored (that would be im2col, and KH*KW times the image): this is implicit GEMM. A tile reads an element of B
+// from the image itself. The element's address is a sum of two offsets, one known from d and one from n: the corner of a
+// window, and the distance of a tap from the corner. Splitting n or d into its coordinates costs divisions, so it is done
+// once for each n and each d, not for each element: depth_offset(d) and column_offset(n) return the two offsets, and
+// b(depth, column) adds them.
 //
-// A tap over the padding gives 0 and is multiplied all the same. Where A is infinite or NaN that makes a NaN, which
-// version 1, skipping such taps, does not see.
+// A tap over the padding gives 0 and is multiplied like any other. Where A is infinite or NaN the product is NaN; version 1
+// skips such taps, so its result stays finite there.
 
-#ifndef real
-#define real float  // -Dreal=double compiles the other precision
-#endif
+#include "common.cuh"
 
-struct Sizes {
+struct ConvShapes {
   int N, C, H, W, K, KH, KW, OH, OW, sh, sw, ph, pw, dh, dw, groups;
 };
 
-struct Half {  // of an address in the image: an offset, and a row and column to which the other half adds its own
-  long long offset;
+// One of the two summands of an address in the image: where its plane begins, and a row and a column in the plane.
+struct Offset {
+  long long plane;
   int h, w;
 };
-struct Place : Half {
-  long long a;  // where A[0,d] is
+struct DepthOffset : Offset {
+  long long a;  // the index of A[0,d]
 };
 
-// What Forward and WeightGrad have in common: a tap, a window's corner, and the image element under both.
-static __device__ inline Half tap_of(const Sizes& s, int group, int i) {
+// Shared by Forward and WeightGrad: a tap, a window's corner, and the image element under the tap.
+static __device__ inline Offset tap_of(const ConvShapes& s, int group, int i) {
   const int kw = i % s.KW, kh = i / s.KW % s.KH, c = i / s.KW / s.KH;
   return {(long long)(group * (s.C / s.groups) + c) * s.H * s.W, kh * s.dh, kw * s.dw};
 }
-static __device__ inline Half corner_of(const Sizes& s, int i) {
+static __device__ inline Offset corner_of(const ConvShapes& s, int i) {
   const int ow = i % s.OW, oh = i / s.OW % s.OH, n = i / s.OW / s.OH;
   return {(long long)n * s.C * s.H * s.W, oh * s.sh - s.ph, ow * s.sw - s.pw};
 }
-static __device__ inline real element(const Sizes& s, const real* x, const Half& p, const Half& q) {
+static __device__ inline real element(const ConvShapes& s, const real* x, const Offset& p, const Offset& q) {
   const int h = p.h + q.h, w = p.w + q.w;
-  return h >= 0 && h < s.H && w >= 0 && w < s.W ? x[p.offset + q.offset + (long long)h * s.W + w] : real(0);
+  return h >= 0 && h < s.H && w >= 0 && w < s.W ? x[p.plane + q.plane + (long long)h * s.W + w] : real(0);
 }
 
 struct Forward {
-  Sizes s;
+  ConvShapes s;
   const real *x, *w, *bias;
   real* y;
   int relu, group;
 
-  static constexpr bool depth_is_contiguous = false;  // in B: neighbours in memory are neighbours in n
+  static constexpr bool depth_is_contiguous = false;  // whether neighbours in d are neighbours in memory, in B; else those in n
   __device__ int rows() const { return s.K / s.groups; }
   __device__ int columns() const { return s.N * s.OH * s.OW; }
   __device__ int depth() const { return s.C / s.groups * s.KH * s.KW; }
-  __device__ Place place(int d) const {
-    const Half tap = tap_of(s, group, d);
-    return {{tap.offset, tap.h, tap.w}, (long long)group * rows() * depth() + d};
+  __device__ DepthOffset depth_offset(int d) const {
+    const Offset tap = tap_of(s, group, d);
+    return {{tap.plane, tap.h, tap.w}, (long long)group * rows() * depth() + d};
   }
-  __device__ Half column(int n) const { return corner_of(s, n); }
-  __device__ real a(int m, const Place& p) const { return w[p.a + (long long)m * depth()]; }
-  __device__ real b(const Place& p, const Half& n) const { return element(s, x, p, n); }
-  __device__ long long where(int m, int n) const {
+  __device__ Offset column_offset(int n) const { return corner_of(s, n); }
+  __device__ real a(int m, const DepthOffset& p) const { return w[p.a + (long long)m * depth()]; }
+  __device__ real b(const DepthOffset& p, const Offset& n) const { return element(s, x, p, n); }
+  __device__ long long output_index(int m, int n) const {
     const int pixels = s.OH * s.OW;
     return ((long long)(n / pixels) * s.K + group * rows() + m) * pixels + n % pixels;
   }
   __device__ void write(int m, int n, real sum) const {
     if (bias) sum += bias[group * rows() + m];
-    y[where(m, n)] = relu && sum < 0 ? real(0) : sum;
+    y[output_index(m, n)] = relu && sum < 0 ? real(0) : sum;
   }
 };
 
 struct InputGrad {
-  Sizes s;
+  ConvShapes s;
   const real *g, *w;
   real* gx;
   int group;
@@ -82,32 +82,32 @@ struct InputGrad {
   __device__ int rows() const { return s.C / s.groups; }
   __device__ int columns() const { return s.N * s.H * s.W; }
   __device__ int depth() const { return s.K / s.groups * s.KH * s.KW; }
-  __device__ Place place(int d) const {
+  __device__ DepthOffset depth_offset(int d) const {
     const int tap = d % (s.KH * s.KW), k = group * (s.K / s.groups) + d / (s.KH * s.KW);
     return {{(long long)k * s.OH * s.OW, -(tap / s.KW * s.dh), -(tap % s.KW * s.dw)},
             (long long)k * rows() * s.KH * s.KW + tap};
   }
-  __device__ Half column(int n) const {
+  __device__ Offset column_offset(int n) const {
     const int iw = n % s.W, ih = n / s.W % s.H, image = n / s.W / s.H;
     return {(long long)image * s.K * s.OH * s.OW, ih + s.ph, iw + s.pw};
   }
-  __device__ real a(int m, const Place& p) const { return w[p.a + (long long)m * s.KH * s.KW]; }
-  __device__ real b(const Place& p, const Half& n) const {
+  __device__ real a(int m, const DepthOffset& p) const { return w[p.a + (long long)m * s.KH * s.KW]; }
+  __device__ real b(const DepthOffset& p, const Offset& n) const {
     const int th = p.h + n.h, tw = p.w + n.w;  // oh*sh and ow*sw, if such oh and ow exist
     if (th < 0 || tw < 0) return 0;
     const int oh = s.sh == 1 ? th : th / s.sh, ow = s.sw == 1 ? tw : tw / s.sw;
     const bool exists = oh * s.sh == th && ow * s.sw == tw && oh < s.OH && ow < s.OW;
-    return exists ? g[p.offset + n.offset + (long long)oh * s.OW + ow] : real(0);
+    return exists ? g[p.plane + n.plane + (long long)oh * s.OW + ow] : real(0);
   }
-  __device__ long long where(int m, int n) const {
+  __device__ long long output_index(int m, int n) const {
     const int pixels = s.H * s.W;
     return ((long long)(n / pixels) * s.C + group * rows() + m) * pixels + n % pixels;
   }
-  __device__ void write(int m, int n, real sum) const { gx[where(m, n)] = sum; }
+  __device__ void write(int m, int n, real sum) const { gx[output_index(m, n)] = sum; }
 };
 
 struct WeightGrad {
-  Sizes s;
+  ConvShapes s;
   const real *x, *g;
   real* gw;
   int group;
@@ -116,15 +116,15 @@ struct WeightGrad {
   __device__ int rows() const { return s.K / s.groups; }
   __device__ int columns() const { return s.C / s.groups * s.KH * s.KW; }
   __device__ int depth() const { return s.N * s.OH * s.OW; }
-  __device__ Place place(int d) const {
-    const Half corner = corner_of(s, d);
+  __device__ DepthOffset depth_offset(int d) const {
+    const Offset corner = corner_of(s, d);
     const int pixels = s.OH * s.OW;
-    return {{corner.offset, corner.h, corner.w},
+    return {{corner.plane, corner.h, corner.w},
             ((long long)(d / pixels) * s.K + group * rows()) * pixels + d % pixels};
   }
-  __device__ Half column(int n) const { return tap_of(s, group, n); }
-  __device__ real a(int m, const Place& p) const { return g[p.a + (long long)m * s.OH * s.OW]; }
-  __device__ real b(const Place& p, const Half& n) const { return element(s, x, p, n); }
-  __device__ long long where(int m, int n) const { return (long long)(group * rows() + m) * columns() + n; }
-  __device__ void write(int m, int n, real sum) const { gw[where(m, n)] = sum; }
+  __device__ Offset column_offset(int n) const { return tap_of(s, group, n); }
+  __device__ real a(int m, const DepthOffset& p) const { return g[p.a + (long long)m * s.OH * s.OW]; }
+  __device__ real b(const DepthOffset& p, const Offset& n) const { return element(s, x, p, n); }
+  __device__ long long output_index(int m, int n) const { return (long long)(group * rows() + m) * columns() + n; }
+  __device__ void write(int m, int n, real sum) const { gw[output_index(m, n)] = sum; }
 };

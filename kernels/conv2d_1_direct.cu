@@ -1,13 +1,13 @@
-// Convolution in two dimensions and its two gradients, version 1, the direct way: one thread computes one element.
+// Convolution in two dimensions and its two gradients, version 1: one thread computes one element directly from the definition.
 //
 // What neural networks call convolution is cross-correlation: the filter w slides over the image x unflipped.
 //
 //   y[n,k,oh,ow] = sum over c, kh, kw of  x[n,c,ih,iw] * w[k,c,kh,kw]     where  ih = oh*sh - ph + kh*dh
 //                                                                                iw = ow*sw - pw + kw*dw
 //
-// with strides s, paddings p (x is zero outside the image) and dilations d. The line that ties ih to oh and kh, and
-// its twin for the width, is all there is to know: y is linear in x and in w, so given g = dL/dy each gradient is the
-// same sum of products over the same triples (oh, kh, ih), collected by another of the three.
+// with strides s, paddings p (x is zero outside the image) and dilations d. Everything else follows from the line that
+// ties ih to oh and kh, and its twin for the width. For y is linear in x and in w, so given g = dL/dy each gradient is a
+// sum of products over the same triples (oh, kh, ih), collected by another of the three.
 //
 //   dL/dx[n,c,ih,iw] = sum over k, kh, kw of  g[n,k,oh,ow] * w[k,c,kh,kw]     where  oh = (ih + ph - kh*dh) / sh,
 //                                             if sh divides it and 0 <= oh < OH; the same for ow
@@ -16,28 +16,24 @@
 // With groups, channels and filters are cut into that many equal parts, and filter k sees only the channels of its
 // own part; w is (K, C/groups, KH, KW), and its c counts inside the part.
 //
-// All three gather: a thread asks who contributes to its element, adds that up in a register and writes once. Nobody
-// shares an address, so no atomics are needed, and the order of the additions, hence every bit, is the same each run.
+// All three kernels gather: a thread finds the products that contribute to its element, adds them up in a register and
+// writes once. No two threads write the same address, so no atomics are needed, and the order of the additions, hence
+// every bit, is the same on every run.
 //
 // What limits this version is memory. Each product loads both its factors, 8 bytes for 2 operations, and forgets
 // them, though its neighbours need the same ones: x[n,c,ih,iw] is loaded for up to KH*KW windows and K filters. The
 // caches hide part of that (neighbouring threads differ in ow, so they read neighbouring x and one and the same w),
-// but a GPU that can do a dozen operations in the time of loading a byte still mostly waits. Loading a tile once and
-// using it many times is version 2. The weight gradient has a second fault: its elements are few (a layer of
-// 32 filters of 5x5 on one channel has 800) and their sums are long (N*OH*OW), so most of the GPU has no work:
-// that is mended in version 4.
+// but a GPU can do a dozen operations in the time it takes to load a byte, so it mostly waits. Version 2 loads a tile once
+// and uses it many times. The weight gradient has a second fault: its elements are few (a layer of
+// 32 filters of 5x5 on one channel has 800) and their sums are long (N*OH*OW), so most of the GPU has no work.
+// Version 4 mends that.
 //
-// The forward kernel ends each element with what a layer does next, while the sum is still in a register: it adds the
-// filter's bias, if there is one, and cuts off what is negative, if asked to.
+// The forward kernel also does the layer's next two operations, while the sum is still in a register: it adds the filter's
+// bias, if there is one, and applies ReLU if relu is not 0.
 
-#ifndef real
-#define real float  // -Dreal=double compiles the other precision
-#endif
+#include "common.cuh"
 
-static __device__ long long first_index() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
-static __device__ long long all_threads() { return (long long)gridDim.x * blockDim.x; }
-
-// Where element [a,b,c,d] of a contiguous array of shape (any, B, C, D) lies. 64 bits: a batch may pass 2^31 elements.
+// The index of element [a,b,c,d] of a contiguous array of shape (any, B, C, D). 64 bits: a batch may have over 2^31 elements.
 static __device__ long long at(int a, int b, int c, int d, int B, int C, int D) {
   return (((long long)a * B + b) * C + c) * D + d;
 }
@@ -60,7 +56,7 @@ extern "C" __global__ void conv2d_forward(const real* x, const real* w, const re
           sum += x[at(n, c0 + c, ih, iw, C, H, W)] * w[at(k, c, kh, kw, CG, KH, KW)];
         }
     if (bias) sum += bias[k];
-    y[i] = relu && sum < 0 ? real(0) : sum;  // not sum > 0 ? sum : 0, in which NaN would pass for zero
+    y[i] = relu && sum < 0 ? real(0) : sum;  // not sum > 0 ? sum : 0, which would turn NaN into zero
   }
 }
 

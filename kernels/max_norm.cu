@@ -2,24 +2,22 @@
 //
 //   w <- w * min(1, limit / max(||w||_2, limit))     for the weights w of each unit
 //
-// The weights are (outer, length, inner), and a unit's are those along the middle: for dense weights (in, out) it is
-// (1, in, out), for filters (K, C, KH, KW) it is (K, C*KH*KW, 1). NaN among a unit's weights makes all of them NaN.
+// The weights are (outer, length, inner), and a unit's weights lie along the middle axis: dense weights (in, out) are
+// (1, in, out), filters (K, C, KH, KW) are (K, C*KH*KW, 1). A NaN in a unit's weights makes all of them NaN.
 //
 //   max_norm_rows      inner = 1: a unit is a row, contiguous. A block takes a row, its threads every blockDim.x-th weight;
 //                      they add up their squares by shuffles within a warp, then through shared memory.
-//   max_norm_columns   any inner: units are side by side, their weights `inner` apart. A block takes 32 units, a warp
-//                      reading one weight of each at a time, so that what is read together lies together; its 8 warps
-//                      share the length among them and add up through shared memory.
+//   max_norm_columns   any inner: units are side by side, their weights `inner` apart. A block takes 32 units. A warp reads
+//                      one weight of each unit at a time, so that its lanes read neighbours; the 8 warps divide the
+//                      length among them and add up through shared memory.
 //
-// Memory limits both: read the weights once, and once more (from the caches, if they fit) to shrink the units that need
-// it, which after the first few steps are few: a unit within the limit is not written. The order of additions is fixed.
-// Next: do it in the same pass as the update, while the new weights are in registers.
+// Memory limits both kernels: they read the weights once, and once more (from the caches, if they fit) to shrink the units
+// that need it. Few do after the first steps, and a unit within the limit is not written. The order of additions is fixed.
+// The next step would be to do it in the same pass as the update, while the new weights are in registers.
 
-#ifndef real
-#define real float  // -Dreal=double compiles the other precision
-#endif
+#include "common.cuh"
 
-constexpr int THREADS = 256, WARP = 32, WARPS = THREADS / WARP;  // both kernels need blocks of exactly that many
+constexpr int THREADS = 256, WARPS = THREADS / WARP;  // both kernels need blocks of exactly that many threads
 
 // The factor for a unit with this sum of squares; exactly 1 within the limit, NaN for NaN.
 static __device__ real shrink(real squares, real limit) {
@@ -27,29 +25,29 @@ static __device__ real shrink(real squares, real limit) {
   return length <= limit ? real(1) : limit / length;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
 max_norm_rows(real* w, real limit, long long outer, long long length) {
-  __shared__ real of_warp[WARPS];
+  __shared__ real warp_sums[WARPS];
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   for (long long unit = blockIdx.x; unit < outer; unit += gridDim.x) {
     real* weights = w + unit * length;
     real squares = 0;
     for (long long k = threadIdx.x; k < length; k += blockDim.x) squares += weights[k] * weights[k];
-    for (int apart = WARP / 2; apart > 0; apart /= 2) squares += __shfl_xor_sync(0xffffffff, squares, apart);
-    if (lane == 0) of_warp[warp] = squares;
+    squares = sum_over_warp(squares);
+    if (lane == 0) warp_sums[warp] = squares;
     __syncthreads();
     squares = 0;
-    for (int i = 0; i < WARPS; ++i) squares += of_warp[i];
-    __syncthreads();  // all have read of_warp: the next unit may write there
+    for (int i = 0; i < WARPS; ++i) squares += warp_sums[i];
+    __syncthreads();  // all threads have read warp_sums: the next unit may overwrite it
     const real factor = shrink(squares, limit);
     if (factor != 1)
       for (long long k = threadIdx.x; k < length; k += blockDim.x) weights[k] *= factor;
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
 max_norm_columns(real* w, real limit, long long outer, long long length, long long inner) {
-  __shared__ real of_warp[WARPS][WARP];
+  __shared__ real warp_sums[WARPS][WARP];
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   const long long wide = (inner + WARP - 1) / WARP;  // groups of 32 units side by side
   for (long long t = blockIdx.x; t < outer * wide; t += gridDim.x) {
@@ -58,10 +56,10 @@ max_norm_columns(real* w, real limit, long long outer, long long length, long lo
     real squares = 0;
     if (column < inner)
       for (long long k = warp; k < length; k += WARPS) squares += weights[k * inner] * weights[k * inner];
-    of_warp[warp][lane] = squares;
+    warp_sums[warp][lane] = squares;
     __syncthreads();
     squares = 0;
-    for (int i = 0; i < WARPS; ++i) squares += of_warp[i][lane];
+    for (int i = 0; i < WARPS; ++i) squares += warp_sums[i][lane];
     __syncthreads();
     const real factor = shrink(squares, limit);
     if (factor != 1)  // beyond the last column there are no weights, and the factor is 1

@@ -1,26 +1,20 @@
-// Maxout: the largest of a unit's pieces, and the way back.
+// Maxout, the maximum over each unit's pieces, and its gradient.
 //
-//   maxout_forward    y[n,u] = max over p of x[n,p,u],    winner[n,u] = the first p that reaches it
+//   maxout_forward    y[n,u] = max over p of x[n,p,u],    winner[n,u] = the first p at which x is the maximum
 //   maxout_backward   gx[n,p,u] = g[n,u] if p = winner[n,u], else 0
 //
 // x is (rows, pieces, run), y, winner and g are (rows, run). For dense features (N, pieces * units) a run is the units;
-// for images (N, pieces * units, H, W) it is units * H * W: either way the pieces of a unit lie a run apart, and
-// threads that are neighbours in u read neighbouring addresses whichever piece they look at.
+// for images (N, pieces * units, H, W) it is units * H * W. In both the pieces of a unit lie a run apart, and threads that
+// are neighbours in u read neighbouring addresses, whichever piece they read.
 //
-// One thread for one element of y forward, of gx backward. NaN counts as larger than every number, so a NaN among the
-// pieces wins, the first at a tie, and its gradient goes back to it, as numpy.argmax has it.
+// One thread computes one element, of y forward and of gx backward. NaN counts as larger than every number;
+// a maximum of NaN has the winner -1, so its gradient goes nowhere.
 //
-// What limits both is memory: for an element of y forward reads `pieces` numbers and writes 2, backward reads 2 and writes
-// `pieces`. Next: keep the winner in a byte; then take the maximum at the end of the matrix product that makes x, whose
-// pieces then need not be stored at all.
+// What limits both is memory: for an element of y, forward reads `pieces` numbers and writes 2, and backward reads 2 and
+// writes `pieces`. The next steps would be to keep the winner in a byte, and to take the maximum at the end of the matrix
+// product that computes x, so that the pieces are not stored at all.
 
-#ifndef real
-#define real float  // -Dreal=double compiles the other precision
-#endif
-
-static __device__ long long first_index() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
-static __device__ long long all_threads() { return (long long)gridDim.x * blockDim.x; }
-static __device__ bool larger(real a, real b) { return a > b || (a != a && b == b); }
+#include "common.cuh"
 
 extern "C" __global__ void maxout_forward(const real* x, real* y, int* winner, long long rows, int pieces,
                                           long long run) {
@@ -31,7 +25,7 @@ extern "C" __global__ void maxout_forward(const real* x, real* y, int* winner, l
     for (int p = 1; p < pieces; ++p)
       if (larger(piece[p * run], best)) best = piece[p * run], first = p;
     y[i] = best;
-    winner[i] = first;
+    winner[i] = best == best ? first : -1;
   }
 }
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from npadv import capture, ops
 from npadv.autodiff import Tensor, value_of
-from npadv.backend import Array, like, shape_of, xp_of
+from npadv.backend import Array, as_floating, like, shape_of, xp_of
 
 REDUCTIONS = ("none", "sum", "mean")
 
@@ -42,11 +42,13 @@ def cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> Any:
     1.3863
     """
     _check_rank(logits, 2, "cross_entropy(logits)", "(N, K)")
+    logits = as_floating(logits)
     targets = targets if isinstance(targets, Tensor) else like(targets, value_of(logits))
     if targets.ndim == 2:
         check_soft_targets(targets, logits.shape)
         weights = targets if isinstance(targets, Tensor) else targets.astype(logits.dtype, copy=False)
-        return reduce(-ops.sum(weights * log_softmax(logits), axis=1), reduction)
+        (log_p,) = _zero_log_zero(weights, log_softmax(logits))
+        return reduce(-ops.sum(weights * log_p, axis=1), reduction)
     labels = check_labels(targets, logits.shape[1], logits.shape[0])
     check_reduction(reduction, logits.shape[0])
     return ops.softmax_cross_entropy(logits, labels=labels, reduction=reduction)
@@ -61,7 +63,9 @@ def kl_divergence(p_logits: Any, q_logits: Any, reduction: str = "mean") -> Any:
     _check_rank(p_logits, 2, "kl_divergence(p_logits)", "(N, K)")
     _check_shape(q_logits, p_logits.shape, "kl_divergence(q_logits)")
     log_p, log_q = log_softmax(p_logits), log_softmax(q_logits)
-    return reduce(ops.sum(ops.exp(log_p) * (log_p - log_q), axis=1), reduction)
+    p = ops.exp(log_p)
+    log_p, log_q = _zero_log_zero(p, log_p, log_q)
+    return reduce(ops.sum(p * (log_p - log_q), axis=1), reduction)
 
 
 def mean_squared_error(prediction: Any, target: Any, reduction: str = "mean") -> Any:
@@ -69,7 +73,7 @@ def mean_squared_error(prediction: Any, target: Any, reduction: str = "mean") ->
     if prediction.ndim < 1:
         raise ValueError("mean_squared_error(prediction): expected a batch (N, ...), got a scalar")
     _check_shape(target, prediction.shape, "mean_squared_error(target)")
-    errors = ops.square(prediction - target)
+    errors = ops.square(as_floating(prediction) - as_floating(target))
     return reduce(ops.mean(errors, axis=tuple(range(1, errors.ndim))) if errors.ndim > 1 else errors, reduction)
 
 
@@ -81,11 +85,22 @@ def binary_cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> 
     >>> round(float(binary_cross_entropy(np.zeros(3), 1.0)), 4)  # log 2
     0.6931
     """
-    values = value_of(targets)
-    if not isinstance(values, int | float):
+    if isinstance(targets, np.generic):
+        targets = targets.item()  # a Python number takes the precision of the logits
+    if not isinstance(targets, int | float):
         _check_shape(targets, logits.shape, "binary_cross_entropy(targets)")
-    _check_probabilities(values)
+    _check_probabilities(value_of(targets))
+    logits = as_floating(logits)
     return reduce(ops.softplus(logits) - targets * logits, reduction)
+
+
+def _zero_log_zero(weights: Any, *logarithms: Any) -> list[Any]:
+    """Return logarithms with 0 in place of -inf where the weight is 0, so that 0 log 0 = 0, and its gradient too.
+
+    A class of weight 0 may have the logit -inf.
+    """
+    unweighted = value_of(weights) == 0
+    return [ops.where(unweighted & (value_of(log) == -float("inf")), 0.0, log) for log in logarithms]
 
 
 def reduce(losses: Any, reduction: str) -> Any:
@@ -105,18 +120,19 @@ def softmax(x: Any, axis: int = -1) -> Any:
     >>> softmax(np.array([1000.0, 1000.0]))
     array([0.5, 0.5])
     """
-    return ops.softmax(x, axis=axis)
+    return ops.softmax(as_floating(x), axis=axis)
 
 
 def log_softmax(x: Any, axis: int = -1) -> Any:
     """Return x - log(sum(exp(x))) along an axis: the logarithm of ``softmax``, finite where ``softmax`` underflows."""
+    x = as_floating(x)
     x = x - value_of(x).max(axis=axis, keepdims=True)  # of large numbers, x - logsumexp(x) would keep few digits
     return x - ops.logsumexp(x, axis=axis, keepdims=True)
 
 
 def leaky_relu(x: Any, slope: float = 0.01) -> Any:
     """Return x where x > 0, else slope * x."""
-    return ops.where(value_of(x) > 0, x, slope * x)
+    return ops.where(value_of(x) > 0, x, float(slope) * x)
 
 
 def maxout(x: Any, pieces: int, axis: int = 1) -> Any:
@@ -129,14 +145,14 @@ def maxout(x: Any, pieces: int, axis: int = 1) -> Any:
     >>> maxout(np.array([[1.0, 5.0, 3.0, 2.0]]), pieces=2)
     array([[3., 5.]])
     """
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"maxout(axis): expected an axis of an array of {x.ndim} dimensions, got {axis}")
     axis %= x.ndim
     if pieces < 1 or x.shape[axis] % pieces:
         raise ValueError(
             f"maxout(pieces): expected a divisor of the {x.shape[axis]} features on axis {axis}, got {pieces}"
         )
-    units = x.shape[axis] // pieces
-    split = ops.reshape(x, shape=(*x.shape[:axis], pieces, units, *x.shape[axis + 1 :]))
-    return ops.max(split, axis=axis)
+    return ops.maxout(x, pieces=pieces, axis=axis)
 
 
 # Targets --------------------------------------------------------------------------------------------------------------
@@ -170,6 +186,7 @@ def check_labels(labels: Any, classes: int, n: int | None = None, name: str = "l
         )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{name}: expected integer classes 0..{classes - 1}, got dtype {labels.dtype}")
+    labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)
     if capture.defer_check(labels, lambda batch: check_labels(batch, classes, n, name)):
         return labels
     unsigned = labels.view(f"u{labels.itemsize}")  # in which a negative number is too large as well

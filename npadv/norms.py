@@ -21,7 +21,7 @@ from typing import Any
 
 from npadv import ops
 from npadv.autodiff import value_of
-from npadv.backend import Array, xp_of
+from npadv.backend import Array, as_floating, xp_of
 from npadv.fast import steps as fast
 from npadv.fast.on_cupy import on_cupy
 from npadv.projections import maximise_linear, project, smallest_step
@@ -50,7 +50,7 @@ def norm(x: Any, kind: str) -> Any:
     [7.0, 5.0, 4.0]
     """
     check_norm(kind)
-    rows = as_rows(x)
+    rows = as_rows(as_floating(x))
     if kind == "l1" or rows.shape[1] == 0:
         return ops.sum(ops.abs(rows), axis=1)
     if kind == "linf":
@@ -69,7 +69,7 @@ def steepest_ascent_direction(g: Array, kind: str) -> Array:
     array([[ 0., -1.]])
     """
     check_norm(kind)
-    return {"l1": l1_direction, "l2": l2_direction, "linf": linf_direction}[kind](g)
+    return {"l1": l1_direction, "l2": l2_direction, "linf": linf_direction}[kind](as_floating(g))
 
 
 def linf_direction(g: Array) -> Array:
@@ -96,7 +96,6 @@ def l1_direction(g: Array) -> Array:
     return (xp.sign(rows) * at).reshape(g.shape)
 
 
-@on_cupy(fast.sign_step)
 def sign_step(x: Array, g: Array, eps: float, bounds: tuple[float, float] | None = None) -> Array:
     """Return x + eps * sign(g), clipped to the box: the steepest-ascent step in the maximum norm.
 
@@ -104,6 +103,13 @@ def sign_step(x: Array, g: Array, eps: float, bounds: tuple[float, float] | None
     >>> sign_step(np.array([[0.5, 0.95]]), np.array([[-2.0, 0.1]]), 0.1, bounds=(0.0, 1.0))
     array([[0.4, 1. ]])
     """
+    x = as_floating(x)
+    return linf_step(x, g.astype(x.dtype, copy=False), eps, bounds)
+
+
+@on_cupy(fast.linf_step)
+def linf_step(x: Array, g: Array, eps: float, bounds: tuple[float, float] | None) -> Array:
+    """Return what ``sign_step`` returns, for x and g of one floating-point dtype."""
     xp = xp_of(x)
-    moved = x + float(eps) * xp.sign(g.astype(x.dtype, copy=False))
+    moved = x + float(eps) * xp.sign(g)
     return moved if bounds is None else xp.clip(moved, float(bounds[0]), float(bounds[1]))

@@ -23,7 +23,7 @@ __all__ = ["SGD", "Adam", "ExponentialDecay", "InverseDecay", "Linear", "Optimiz
 def momentum_step(
     p: Array, v: Array, g: Array, *, step_size: float, momentum: float, dampening: float, nesterov: bool
 ) -> None:
-    """Take a step of gradient descent with momentum: change the parameter p and the velocity v in place."""
+    """Take a step of gradient descent with momentum: change a parameter p and its velocity v in place."""
     v *= momentum
     v += (1 - dampening) * g if dampening else g
     p -= step_size * (g + momentum * v if nesterov else v)
@@ -33,7 +33,7 @@ def momentum_step(
 def adam_step(
     p: Array, m: Array, v: Array, g: Array, *, step_size: float, betas: tuple[float, float], t: int, epsilon: float
 ) -> None:
-    """Take the t-th step of Adam: change the parameter p and the averages m and v in place."""
+    """Take the t-th step of Adam: change a parameter p and the averages m of g and v of g^2 in place."""
     b1, b2 = betas
     m *= b1
     m += (1 - b1) * g
@@ -49,7 +49,9 @@ class SGD(Optimizer):
 
         v <- momentum * v + (1 - dampening) * g,        p <- p - s * v        (Nesterov: p - s * (g + momentum * v)).
 
-    Dampening equal to the momentum makes v an average of gradients. The published code of [SYN] does this.
+    The velocity starts as the first gradient: v = g in the first update, whatever the dampening. Dampening equal to the
+    momentum then makes v an average of gradients. Torch7, with which the published code of [SYN] was run, starts like this,
+    and so does PyTorch.
 
     >>> import numpy as np
     >>> p = Tensor(np.array([1.0]), requires_grad=True)
@@ -69,24 +71,40 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(parameters, step_size, weight_decay)
-        check_setting("momentum", momentum, below=1)
         check_setting("dampening", dampening)
         if nesterov and (dampening or momentum == 0):
             raise ValueError("SGD(nesterov=True): expected momentum and no dampening")
         self.momentum, self.dampening, self.nesterov = momentum, dampening, nesterov
-        if momentum != 0:
-            self.remember("velocity")
 
     def update(self, i: int, p: Array, g: Array, step_size: float) -> None:
         """Apply the rule above."""
         if self.momentum == 0:
             p -= step_size * g
         else:
-            v, momentum = self.memory["velocity"][i], self.now(self.momentum)
-            momentum_step(
-                p, v, g, step_size=step_size, momentum=momentum, dampening=self.dampening, nesterov=self.nesterov
-            )
+            v, momentum, dampening = self.memory["velocity"][i], self.now(self.momentum), self.present_dampening
+            momentum_step(p, v, g, step_size=step_size, momentum=momentum, dampening=dampening, nesterov=self.nesterov)
 
+    @property
+    def momentum(self) -> float | Schedule:
+        """The share of the velocity that stays from update to update; it may be changed between updates."""
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, momentum: float | Schedule) -> None:
+        check_setting("momentum", momentum, below=1)
+        self._momentum = momentum
+        if momentum != 0 and "velocity" not in self.memory:
+            self.remember("velocity")
+            self._velocity_start = self.updates
+
+    @property
+    def present_dampening(self) -> float:
+        """The dampening of the next update: none in the first, where the velocity is 0 and becomes g."""
+        return 0.0 if self.updates == self._velocity_start else self.dampening
+
+    _velocity_start = 0  # the number of updates before the first that has a velocity
+
+    # The same rule as a kernel, for captured steps.
     settings, update_on_device = optim_on_device.sgd_settings, optim_on_device.sgd
 
 
@@ -125,4 +143,5 @@ class Adam(Optimizer):
         m, v = self.memory["mean"][i], self.memory["square"][i]
         adam_step(p, m, v, g, step_size=step_size, betas=self.betas, t=self.updates + 1, epsilon=self.epsilon)
 
+    # The same rule as a kernel, for captured steps.
     settings, update_on_device = optim_on_device.adam_settings, optim_on_device.adam

@@ -25,15 +25,15 @@ def step(optimizer: Any, gradients: Sequence[Array]) -> None:
 
 
 def sgd_settings(self: Any) -> list[float]:
-    """Return the step size and, where there is a velocity, the momentum."""
-    return [self.now(self.step_size), *([self.now(self.momentum)] if "velocity" in self.memory else [])]
+    """Return the step size and, where there is any, the momentum."""
+    return [self.now(self.step_size), *([] if self.momentum == 0 else [self.now(self.momentum)])]
 
 
 def sgd(self: Any, i: int, p: Array, g: Array, settings: Array, scale: float) -> None:
     """Apply the rule of SGD in ``kernels.sgd``."""
     options: dict[str, Any] = {"weight_decay": self.weight_decay, "scale": scale}
-    if "velocity" in self.memory:
-        options.update(velocity=self.memory["velocity"][i], dampening=self.dampening, nesterov=self.nesterov)
+    if self.momentum != 0:
+        options.update(velocity=self.memory["velocity"][i], dampening=self.present_dampening, nesterov=self.nesterov)
     kernels.sgd(p, g, settings, **options)
 
 
@@ -50,7 +50,7 @@ def adam(self: Any, i: int, p: Array, g: Array, settings: Array, scale: float) -
     kernels.adam(p, g, *averages, settings, betas=self.betas, epsilon=self.epsilon, **options)
 
 
-CHANGING = {"step_size", "momentum", "updates", "epoch"}
+CHANGING = {"step_size", "_momentum", "updates", "epoch"}
 """Attributes of optimizers that reach the kernels through ``settings``."""
 
 
@@ -61,6 +61,7 @@ def _fixed(optimizer: Any) -> list[Any]:
         for name, value in vars(optimizer).items()
         if name not in CHANGING and isinstance(value, int | float | tuple)
     ]
+    numbers += [len(optimizer.settings()), getattr(optimizer, "present_dampening", 0.0)]
     memory = [a for kept in optimizer.memory.values() for a in kept]
     own = [
         fact

@@ -22,7 +22,7 @@ class Optimizer:
     Attributes
     ----------
     parameters : list of Tensor
-        The tensors that ``step`` changes.
+        The tensors that ``step`` changes, each once, even if it was given twice.
     step_size : float or Schedule
         Size of the steps.
     weight_decay : float
@@ -34,7 +34,7 @@ class Optimizer:
     """
 
     def __init__(self, parameters: Sequence[Tensor], step_size: float | Schedule, weight_decay: float) -> None:
-        self.parameters = list(parameters)
+        self.parameters = list({id(p): p for p in parameters}.values())  # a dict keeps the order and drops repetitions
         if not self.parameters:
             raise ValueError("optimizer(parameters): expected at least one parameter, got none")
         check_setting("step_size", step_size)
@@ -66,7 +66,7 @@ class Optimizer:
 
     def now(self, setting: float | Schedule) -> float:
         """Return the present value of a number or schedule."""
-        return setting(self.updates, self.epoch) if callable(setting) else setting
+        return float(setting(self.updates, self.epoch) if callable(setting) else setting)
 
     def count_update(self) -> None:
         """Count an update, and mark the parameters as changed, so that older records of them give no gradient."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from npadv.backend import Array, xp_of
+from npadv.backend import Array, as_floating, xp_of
 from npadv.vectors import as_rows, check_norm, largest
 
 Bounds = tuple[float, float] | None
@@ -46,6 +46,8 @@ def project(x: Array, center: Array, eps: Any, kind: str, bounds: Bounds = None)
         Shapes that do not fit, a radius that is negative or not a number, bounds with low above high, a centre outside the
         box.
     """
+    x, center = as_floating(x), as_floating(center)
+    bounds = bounds and (float(bounds[0]), float(bounds[1]))  # NumPy's numbers would change the precision of the result
     eps = _check_projection(x, center, eps, kind, bounds)
     if x.size == 0:
         return x.copy()
@@ -73,7 +75,7 @@ def maximise_linear(g: Array, center: Array, eps: float, kind: str, bounds: Boun
     array([[ 0.2, -0.1]])
     """
     check_norm(kind)
-    xp = xp_of(g)
+    xp, g = xp_of(g), as_floating(g)
     size, room = _sizes_and_room(g, center, bounds)
     room = xp.minimum(room, eps)
     if kind == "linf":
@@ -100,7 +102,7 @@ def smallest_step(g: Array, center: Array, gain: Array, kind: str, bounds: Bound
     (array([[ 0.1, -0.1]]), array([ True]))
     """
     check_norm(kind)
-    xp = xp_of(g)
+    xp, g = xp_of(g), as_floating(g)
     size, room = _sizes_and_room(g, center, bounds)
     scale = largest(size)
     size, gain = size / scale, xp.maximum(gain.astype(xp.float64), 0)[:, None] / scale

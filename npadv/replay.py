@@ -1,15 +1,22 @@
-"""A tape run again: the gradient of one function at many points, recorded twice and from then on only computed.
+"""Replay: the gradient of one function at many points, recorded a few times and from then on only computed.
 
-For one input and a small network NumPy's work takes a third of the time. The rest is Python's: it finds out in every call
-which primitive comes next, and leaves a record of it. But a tape is a program. Its records say, in order, what ran on what, so
-they are written out as a function, one line for each primitive and one for each rule, with no Tensor made and nothing searched
-for; ``Replay.program`` shows it. The numbers are the same to the last bit.
+For one input and a small network, NumPy's work takes a third of the time. The rest is Python's: in every call it finds out
+which primitive comes next, and leaves a record. But a tape is a program. Its records say, in order, which primitive ran on
+which values, so they are written out as a function, one line for each primitive and one for each rule, with no Tensor made
+and nothing searched for; ``Replay.program`` shows it. The results are the same to the last bit.
 
-What a record cannot say is why it is there. A function may look at its input and take another way (``if x.max() > 1``), or
-compute something past the tape, with NumPy, and hand it in as a constant. So a tape is believed when a second one, of another
-input, is the same: the same primitives, on the same values, with the same numbers and on the same constant arrays. An array
-is the same only if it is the same object: parameters, labels and everything made beforehand are; what the function made
-itself is not. Functions whose tapes differ are computed as ever, and ``repr`` says why.
+A record does not say why a computation was done. A function may branch on its input (``if x.max() > 1``), or compute a number
+outside of the tape, with NumPy, and use it as a constant. So a tape is replayed only if all of this holds:
+
+- the tapes of two different inputs are the same: the same primitives on the same values, with the same numbers and the same
+  constant arrays. An array is the same only if it is the same object, as parameters and labels are;
+- so is the tape of a third input, whose elements are the second's times random factors between 1/2 and 1: a constant that
+  was computed from the values would differ there, even if it agreed by chance on the first two;
+- no value was read from a Tensor meanwhile, by a comparison, ``float``, ``int``, ``bool``, ``item`` or ``numpy``.
+
+A function that fails one of these is recorded anew at every call, and ``repr`` says why. What remains undetected is a branch
+or a constant that is computed from ``x.data`` and is the same at all three inputs, such as the position of the largest pixel
+or ``if x.data.sum() > 0``. Do not replay a function that has one.
 """
 
 from __future__ import annotations
@@ -20,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from npadv.autodiff import Tensor, ancestors, as_array, as_gradient, grad, one_like, recording, value_of
-from npadv.backend import Array, is_array, xp_of
+from npadv.autodiff.tensor import watch_reads
+from npadv.backend import Array, is_array, like, xp_of
 
 
 class Replay:
@@ -35,9 +43,9 @@ class Replay:
     Returns
     -------
     value, gradient : arrays
-        By a call with an array: what ``function`` returns, and its gradient in the array's shape and dtype. The first two
-        calls with arrays of one shape and dtype are recorded; from the third on they are replayed. Changes of parameters,
-        and of arrays in place, are seen.
+        By a call with an array: the result of ``function``, and its gradient in the array's shape and dtype. The first two
+        calls with different arrays of one shape and dtype are recorded, the second also at a third input; later calls are
+        replayed. Changes of parameters, and of arrays in place, take effect.
 
     Raises
     ------
@@ -55,7 +63,7 @@ class Replay:
     >>> gradient
     Replay(<lambda>: float64 (2,) replayed, 2 operations)
 
-    A function that goes its own way is not believed:
+    If the recordings differ, the function is not replayed:
 
     >>> gradient = Replay(lambda x: x.sum() * float(x.data.max()))
     >>> for point in ([1.0, 2.0], [3.0, 4.0], [5.0, 6.0]):
@@ -64,6 +72,12 @@ class Replay:
     (array(66.), array([6., 6.]))
     >>> gradient
     Replay(<lambda>: float64 (2,) recorded anew each time: argument 1 of multiply was 2.0, then 4.0)
+
+    >>> gradient = Replay(lambda x: x.sum() if x.sum() > 0 else x.sum() * 2)
+    >>> for point in ([1.0, 2.0], [3.0, 4.0]):
+    ...     value, g = gradient(np.array(point))
+    >>> gradient
+    Replay(<lambda>: float64 (2,) recorded anew each time: a comparison read a value while it was recorded)
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -76,13 +90,32 @@ class Replay:
         known = self._tapes.get(kind)
         if isinstance(known, _Tape):
             return known.run(x)
-        with recording(True):
+        value, gradient, tape = self._record(x)
+        if not isinstance(known, str):
+            self._tapes[kind] = self._learned(known, tape, x)
+        return value, gradient
+
+    def _record(self, x: Array) -> tuple[Array, Array, _Tape]:
+        """Return the function's value and gradient at x, and the tape of its computation."""
+        with recording(True), watch_reads() as reads:
             point = Tensor(x, requires_grad=True)
             y = self.function(point)
-        gradient = grad(y, point)
-        if not isinstance(known, str):
-            self._tapes[kind] = _learned(known, _Tape(point, y), x)
-        return y.data, gradient
+        return y.data if isinstance(y, Tensor) else y, grad(y, point), _Tape(point, y, reads)
+
+    def _learned(self, known: _Tape | _Once | str | None, tape: _Tape, x: Array) -> _Tape | _Once | str:
+        """Return what is known after another recording: a tape to replay, or the reason (str) why there is none."""
+        if (
+            not isinstance(known, _Once) or (known.x == x).all()
+        ):  # at the same input, tapes agree whatever they depend on
+            return known or _Once(tape, x)
+        reason = known.tape.difference(tape)
+        if reason:
+            return reason
+        try:
+            _, _, third = self._record(_scaled_at_random(x))
+        except Exception as error:
+            return f"{type(error).__name__} at a third input"
+        return tape.difference(third) or tape.compile()
 
     def program(self, x: Array) -> str:
         """Return the Python that arrays of x's shape and dtype are replayed by; empty while there is none.
@@ -115,24 +148,23 @@ class Replay:
 
 
 def _kind(x: Array) -> tuple[type, Any, tuple[int, ...]]:
-    """Return what inputs of one tape have in common."""
+    """Return what all inputs of one tape have in common: type, dtype and shape."""
     if not is_array(x):
         raise TypeError(f"Replay(x): expected an array, got {type(x).__name__}")
     return type(x), x.dtype, x.shape
 
 
 class _Once:
-    """A tape that was recorded once, and a copy of the input that it was recorded at."""
+    """A tape that was recorded once, and a copy of its input."""
 
     def __init__(self, tape: _Tape, x: Array) -> None:
         self.tape, self.x = tape, x.copy()
 
 
-def _learned(known: _Once | None, tape: _Tape, x: Array) -> _Tape | _Once | str:
-    """Return what is known when another tape has been recorded: one to believe, or why there is none (str)."""
-    if known is None or (known.x == x).all():  # of the same input, tapes agree whatever they depend on
-        return known or _Once(tape, x)
-    return known.tape.difference(tape) or tape.compile()
+def _scaled_at_random(x: Array) -> Array:
+    """Return x, each element times a random factor between 1/2 and 1: within every box that holds x and 0."""
+    factors = np.random.default_rng(0).uniform(0.5, 1, x.shape).astype(x.dtype)
+    return x * like(factors, x)
 
 
 def _state(tape: _Tape | _Once | str) -> str:
@@ -142,7 +174,7 @@ def _state(tape: _Tape | _Once | str) -> str:
 
 
 class _Step:
-    """A record without its values. Those that it takes are known by their place: 0 for the input, i for the i-th step."""
+    """A record without its values. The values it takes are known by their place: 0 for the input, i for the i-th step."""
 
     def __init__(self, node: Tensor, places: dict[Tensor, int], depends: set[int]) -> None:
         assert node._operation is not None
@@ -166,7 +198,7 @@ class _Step:
                         self.rules.append((i, place))
 
     def written(self, place: int, names: dict[str, Any]) -> str:
-        """Return the step as a line of Python, and put what is new in it among the names."""
+        """Return the step as a line of Python, and add its operation, settings and constants to the names."""
         name = f"op{place}_{self.name if self.name.isidentifier() else ''}"
         names[name] = self.op.forward_with_residuals or self.op.forward
         results = f"y{place}, residuals{place}" if self.op.forward_with_residuals else f"y{place}"
@@ -174,7 +206,7 @@ class _Step:
         return f"{line}; y{place} = as_array(y{place})" if self.number else line
 
     def written_rule(self, i: int, place: int, names: dict[str, Any]) -> str:
-        """Return the cotangent of argument i as an expression, and put what is new in it among the names."""
+        """Return the cotangent of argument i as an expression, and add the rule to the names."""
         name = f"rule{place}_{i}"
         names[name] = self.op.rules[i]
         residuals = f", residuals=residuals{place}" if self.op.forward_with_residuals else ""
@@ -206,7 +238,7 @@ class _Step:
         return ""
 
     def untaped(self, x: Array) -> str:
-        """Return what is the input's own memory, past the tape: one object, whatever is written there from call to call."""
+        """Return the argument or setting that is the input's own memory: one object, though its values change."""
         shares = xp_of(x).may_share_memory
         for what, a in self._fixed().items():
             for part in a if isinstance(a, tuple | list) else (a,):
@@ -216,7 +248,7 @@ class _Step:
         return ""
 
     def _fixed(self) -> dict[str, Any]:
-        """Return what does not come from another step, by name."""
+        """Return the arguments and settings that do not come from another step, by name."""
         given = {**dict(enumerate(self.args)), **dict(self.constants)}
         return {**{f"argument {i}": a for i, a in given.items()}, **self.settings}
 
@@ -224,7 +256,8 @@ class _Step:
 class _Tape:
     """The records between an input and a result, as a list of steps to run."""
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
+    def __init__(self, x: Tensor, y: Tensor, reads: list[str]) -> None:
+        self.reads = reads
         places, depends = {x: 0}, {0}
         self.steps: list[_Step] = []
         for node in ancestors(y, x._order):
@@ -241,7 +274,7 @@ class _Tape:
         self.past = next((what for step in self.steps if (what := step.untaped(x.data))), "")
 
     def compile(self) -> _Tape:
-        """Make ``run``, which returns the result for another input and its gradient there, of the tape's program."""
+        """Compile the tape's program to ``run``, which returns the result for another input and its gradient there."""
         names: dict[str, Any] = {"as_array": as_array, "as_gradient": as_gradient, "one": self.one}
         self.program = self._written(names)
         exec(compile(self.program, f"<tape of {len(self.steps)} operations>", "exec"), names)
@@ -249,7 +282,7 @@ class _Tape:
         return self
 
     def _written(self, names: dict[str, Any]) -> str:
-        """Return the program, and put what its names mean beside the names there are."""
+        """Return the program, and add the objects that its names mean to the names."""
         lines = ["def run(y0):"]
         for place, step in enumerate(self.steps, 1):
             lines.append(f"    {step.written(place, names)}")
@@ -264,16 +297,18 @@ class _Tape:
         return "\n".join([*lines, f"    return y{len(self.steps)}, as_gradient(d0, y0)", ""])
 
     def difference(self, other: _Tape) -> str:
-        """Return the first difference of another recording, or what makes both useless; nothing if they are the same."""
+        """Return the first difference of another recording, or the reason why neither can be replayed; "" for none."""
         if self.past or other.past:
             return self.past or other.past
         if len(self.steps) != len(other.steps):
             return f"{len(self.steps)} operations, then {len(other.steps)}"
-        return next(filter(None, map(_Step.difference, self.steps, other.steps)), "")
+        different = next(filter(None, map(_Step.difference, self.steps, other.steps)), "")
+        reads = self.reads or other.reads
+        return different or (f"{reads[0]} read a value while it was recorded" if reads else "")
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two constants are: arrays by identity, others by what they hold."""
+    """Whether two constants are the same: arrays by identity, others by their values."""
     if a is b:
         return True
     if type(a) is not type(b) or isinstance(a, Tensor) or is_array(a):

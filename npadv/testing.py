@@ -58,6 +58,8 @@ def check_grads(
     AssertionError: order 1, argument 0 of shape (1,): the rules say ..., the difference says ...
     """
     rng = np.random.default_rng(0) if rng is None else rng
+    if isinstance(args, np.ndarray | Tensor):
+        raise ValueError(f"check_grads(args): expected a list of arrays, got a single {type(args).__name__}; write [x]")
     arrays = [np.asarray(a) for a in args]
     for i, a in enumerate(arrays):
         if a.dtype != np.float64:

@@ -1,4 +1,4 @@
-"""Batches of vectors: x (N, ...) holds N vectors, one for each example. The functions that norms and projections share."""
+"""Batches of vectors, x (N, ...) with one vector for each example: the functions that norms, projections and losses share."""
 
 from __future__ import annotations
 

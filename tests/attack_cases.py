@@ -11,18 +11,18 @@ def case(attack, **quick):
 
 
 def whole_space(model, x, y=None, **options):
-    """Call the attack within a plane with a plane that is all of space: the step of steepest ascent in l2, clipped."""
+    """Call the tangent attack with a basis of the whole space: the step of steepest ascent in l2, clipped."""
     basis = np.eye(int(np.prod(np.shape(x)[1:]))).reshape(-1, *np.shape(x)[1:])
     return tangent(model, x, y, basis=basis, **{"eps": 0.4, **options})
 
 
 def virtual(model, x, y=None, *, targeted=False, **options):
-    """Call the attack that knows no labels as if it took some."""
+    """Call the attack without labels as if it took labels."""
     return virtual_adversarial(model, x, rng=np.random.default_rng(0), **{"eps": 0.4, "iterations": 3, **options})
 
 
 def guided(model, x, y=None, *, targeted=False, bounds=(0.0, 1.0), **options):
-    """Call the attack that is led by images as if it took labels: towards the negatives of the examples."""
+    """Call the attack towards guide images as if it took labels. The guides are the negatives of the examples."""
     guide = np.clip(x.dtype.type(bounds[0] + bounds[1]) - x, *bounds)
     return feature(model, x, guide, layer=model, **{"eps": 0.4, "bounds": bounds, "max_iterations": 20, **options})
 
@@ -78,7 +78,7 @@ def network(rng, classes=3):
 
 
 def excess(x_adv, x, eps, norm):
-    """Return how far beyond eps each example was moved, less what rounding each pixel by one ulp can do to the norm."""
+    """Return how far beyond eps each example was moved, minus the effect of rounding each pixel by one ulp."""
     ulp = np.spacing(max(np.abs(x_adv).max(), np.abs(x).max(), x.dtype.type(eps)))
     d = np.abs(x_adv.astype(np.float64) - x.astype(np.float64)).reshape(len(x), -1)
     size, rounding = {

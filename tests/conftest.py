@@ -1,4 +1,4 @@
-"""What all tests share: how many examples Hypothesis draws, and where the data sets lie."""
+"""Settings and fixtures of all tests: Hypothesis's profiles, the folder of data sets, command lines, trained weights."""
 
 import os
 from pathlib import Path
@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Small matrices gain nothing from OpenBLAS's threads, and on a busy machine they wait for each other. Read when NumPy is
-# first imported, which is after this line.
+# Small matrices gain nothing from several threads of OpenBLAS, and on a busy machine the threads wait for each other. OpenBLAS
+# reads the variable when NumPy is first imported, which is below.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from kernel_cases import xp as xp  # a fixture; it imports NumPy
+from benchmark_cases import fake_worker as fake_worker  # fixtures of several files
+from kernel_cases import xp as xp
 
 settings.register_profile(
     "default",
     deadline=None,
     max_examples=100,
-    derandomize="CI" in os.environ,  # a continuous build fails for what was changed, not for what was drawn
-    suppress_health_check=[HealthCheck.too_slow],  # a busy machine is not a fault
+    derandomize="CI" in os.environ,  # in CI, only a change of the code makes a test fail
+    suppress_health_check=[HealthCheck.too_slow],  # of a busy machine
 )
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
@@ -29,7 +30,7 @@ if "NPADV_DATA" not in os.environ and DATA.is_dir():
 
 @pytest.fixture
 def run(capsys):
-    """Return a function that runs a command line and returns its exit code, stdout and stderr."""
+    """Return a function that runs npadv's command line and returns its exit code, stdout and stderr."""
     from npadv.cli import main
 
     def run(*argv):
@@ -44,7 +45,7 @@ def run(capsys):
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """Return a file of softmax regression's weights, trained on the digits by the command line."""
+    """Return a file with the weights of a softmax regression that the command line has trained on digits."""
     from npadv.cli import main
 
     out = tmp_path_factory.mktemp("trained") / "digits"

@@ -7,10 +7,10 @@ compiled and launched; ``LAUNCHES`` has each launch's kernel, grid, block and ar
 (:mod:`npadv.kernels.cpu`), in the build and order that ``cpu.running`` says.
 
 A stream can capture: until it ends, whatever would be queued on it is not done but written down, with the arrays that it
-reads and writes; launching the graph does it. So a number that was passed as an argument stays what it was, and an array
-that was replaced is not seen. What CUDA and CuPy refuse in a capture is refused: waits, uploads, cuBLAS. Two faults that a
-GPU would answer with wrong numbers now and then are errors here: work on one stream that did not wait for another's, and a
-graph whose memory is, or may be, in other hands.
+reads and writes; launching the graph does it. So a number that was passed as an argument keeps its value, and an array that
+took the place of another one is not used. The operations that CUDA and CuPy refuse in a capture are refused: waits, uploads,
+cuBLAS. Two faults that give wrong numbers now and then on a GPU are errors here: work on a stream that did not wait for the
+work of another one, and a graph whose memory is, or may be, used by other arrays.
 """
 
 import contextlib
@@ -22,7 +22,9 @@ import types
 import weakref
 
 import numpy as np
+import scipy.special
 
+from npadv import Tensor
 from npadv.kernels import cpu, launch
 
 COUNTS = {"waits": 0, "uploads": 0, "downloads": 0, "compiled": 0, "launches": 0, "graphs": 0}
@@ -30,9 +32,9 @@ LAUNCHES = []
 
 
 NAMES = """
-abs arange arctanh argsort ascontiguousarray broadcast_to clip concatenate copy copyto cumsum empty_like equal exp eye full
-full_like greater isfinite log log1p maximum may_share_memory minimum moveaxis multiply nonzero ones ones_like sign sqrt stack
-take_along_axis tanh where zeros zeros_like
+abs arange arctanh argsort ascontiguousarray broadcast_to clip concatenate copy copyto cos cumsum einsum empty_like
+equal exp expm1 eye full full_like greater isfinite log log1p maximum may_share_memory minimum moveaxis multiply nonzero
+ones ones_like pad repeat sign sin sqrt stack take_along_axis tanh where zeros zeros_like
 """
 
 
@@ -294,8 +296,8 @@ def binary(function, swapped=False):
     device_function = on_device((lambda a, b: function(b, a)) if swapped else function)
 
     def call(self, other):
-        if not isinstance(other, ndarray) and getattr(other, "__array_ufunc__", self) is None:
-            return NotImplemented  # as CuPy leaves it to a Tensor
+        if isinstance(other, Tensor):
+            return NotImplemented  # CuPy calls NumPy's ufunc, which calls Tensor's __array_ufunc__
         return device_function(self, other)
 
     return call
@@ -394,6 +396,7 @@ def installed():
     """Let ``import cupy`` find the stand-in; count from zero."""
     before = sys.modules.get("cupy")
     sys.modules["cupy"] = module()
+    sys.modules["cupyx.scipy.special"] = types.SimpleNamespace(erf=on_device(scipy.special.erf))
     launch._cupy.cache_clear()
     functions, launch._functions = launch._functions, {}
     COUNTS.update(dict.fromkeys(COUNTS, 0))
@@ -406,5 +409,6 @@ def installed():
         launch._functions = functions
         launch._cupy.cache_clear()
         sys.modules.pop("cupy")
+        sys.modules.pop("cupyx.scipy.special")
         if before is not None:
             sys.modules["cupy"] = before

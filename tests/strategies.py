@@ -1,6 +1,7 @@
-"""Arrays to test with: Hypothesis draws their shapes, their layouts in memory and a seed, and the seed gives their values.
+"""Strategies for arrays: Hypothesis draws a shape, a memory layout and a seed; the values are random numbers of that seed.
 
-Values come in kinds, each of which stays away from the places where some function has a kink, a tie or a pole.
+There are several kinds of values (``smooth``, ``positive``, ...). Each kind avoids the points where certain functions have a
+kink, a tie or a pole.
 """
 
 import numpy as np
@@ -26,7 +27,7 @@ def nonzero(rng, shape):
 
 
 def distinct(rng, shape):
-    """No two elements closer than 0.1."""
+    """Return numbers that differ from each other by at least 0.1."""
     size = int(np.prod(shape))
     return (0.2 * rng.permutation(size) + rng.uniform(-0.05, 0.05, size)).reshape(shape) - 0.1 * size
 
@@ -36,7 +37,7 @@ def near_integers(rng, shape):
 
 
 def near_halves(rng, shape):
-    """At least 0.1 away from anything in ``near_integers``."""
+    """Return numbers that differ by at least 0.1 from all numbers in ``near_integers``."""
     return near_integers(rng, shape) + 0.5
 
 
@@ -44,7 +45,7 @@ def near_halves(rng, shape):
 
 
 def laid_out(array, order, steps):
-    """Return the same values behind other strides: axes in memory in the given order, each walked with its own step."""
+    """Return a copy of the array with other strides: its axes in memory in the given order, each with the given step."""
     memory = np.zeros([array.shape[axis] * abs(steps[axis]) for axis in order], dtype=array.dtype)
     view = memory.transpose(np.argsort(order).astype(int))[(*(slice(None, None, step) for step in steps), ...)]
     view[...] = array
@@ -77,14 +78,14 @@ def arrays(draw, shape=shapes, values=smooth):
 
 @st.composite
 def images(draw, shape, values=smooth):
-    """Return (N, C, H, W), in one of the layouts that images come in."""
+    """Return images (N, C, H, W) in one of ``IMAGE_LAYOUTS``."""
     array = values(np.random.default_rng(draw(seeds)), shape)
     return laid_out(array, *IMAGE_LAYOUTS[draw(st.sampled_from(sorted(IMAGE_LAYOUTS)))])
 
 
 @st.composite
 def broadcastable(draw, *values):
-    """Return one array per kind of values, in shapes that broadcast with one another."""
+    """Return one array for each kind of values, with shapes that broadcast with each other."""
     drawn = draw(hnp.mutually_broadcastable_shapes(num_shapes=len(values), max_dims=3, min_side=0, max_side=3))
     return tuple(draw(arrays(shape, kind)) for shape, kind in zip(drawn.input_shapes, values, strict=True))
 
@@ -98,7 +99,7 @@ def shrunk(draw, shape):
 
 @st.composite
 def axes(draw, shape, *, empty):
-    """Return an axis, several or None, as reductions take them; ``empty`` says whether axes of length 0 may be among them."""
+    """Return an axis, a tuple of axes or None, as reductions take them; with ``empty``, also axes of length 0."""
     allowed = [axis for axis, n in enumerate(shape) if n or empty]
     some = draw(st.lists(st.sampled_from(allowed), unique=True)) if allowed else []
     some = [axis - len(shape) if draw(st.booleans()) else axis for axis in some]
@@ -106,5 +107,5 @@ def axes(draw, shape, *, empty):
 
 
 def joined(*parts, **settings):
-    """Return the strategy of a call: a tuple of arguments and a dict of settings, each drawn by itself."""
+    """Return the strategy of a call: a tuple of arguments and a dict of settings, drawn independently."""
     return st.tuples(st.tuples(*parts), st.fixed_dictionaries(settings))

@@ -1,17 +1,14 @@
-"""Random programs, differentiated by npadv and by HIPS autograd: an independent implementation must agree on everything.
+"""Random programs, differentiated by npadv and by HIPS autograd, an independent implementation: all numbers must agree.
 
-A program is a list of instructions over the values so far, with sharing; Hypothesis draws it one instruction at a time
-and evaluates it along the way, so that it keeps only what is defined, of moderate size and away from kinks and ties.
+A program is a list of instructions. Each applies a function to earlier values, and values may be used more than once.
+Hypothesis draws one instruction at a time and evaluates it at once. An instruction is kept if its result is defined, of
+moderate size, and away from kinks and ties.
 """
 
 from typing import NamedTuple
 
-import autograd
-import autograd.numpy as anp
 import numpy as np
 import pytest
-from autograd.scipy.special import expit as autograd_sigmoid
-from autograd.scipy.special import logsumexp as autograd_logsumexp
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -20,24 +17,28 @@ from strategies import axes, seeds, smooth
 from npadv import Tensor, grad, ops
 from npadv.autodiff import PRIMITIVES, value_of
 
-MARGIN = 1e-3  # from a kink or a tie, where the two libraries choose differently
+autograd = pytest.importorskip("autograd", reason="HIPS autograd is not installed: pip install autograd")
+anp, special = pytest.importorskip("autograd.numpy"), pytest.importorskip("autograd.scipy.special")
+
+MARGIN = 1e-3  # distance from kinks and ties, where the two libraries may choose different slopes
 
 
 class Function(NamedTuple):
-    """A function as each library spells it, how many arguments it takes and where it is smooth."""
+    """A function in npadv and in autograd, its number of arguments, and a test whether it is smooth at given arguments."""
 
     ours: object
     theirs: object
     arity: int = 1
-    smooth: object = lambda *xs, **options: True
+    is_smooth: object = lambda *xs, **options: True
 
 
 def same(f, arity=1):
+    """Return a function that is written in the same way in both libraries."""
     return Function(f, f, arity)
 
 
-def apart(*xs, axis=None):
-    """Whether no two numbers that a maximum chooses from are nearly equal."""
+def without_ties(*xs, axis=None):
+    """Tell whether a maximum over two arrays, or along an axis, has no ties and no near ties."""
     if len(xs) == 2:
         return (np.abs(xs[0] - xs[1]) > MARGIN).all()
     rows = xs[0] if axis is None else np.moveaxis(xs[0], axis, -1)
@@ -57,15 +58,15 @@ ELEMENTWISE = {
     "log": Function(lambda x: ops.log(1.5 + x * x), lambda x: anp.log(1.5 + x * x)),
     "sqrt": Function(lambda x: ops.sqrt(0.5 + ops.square(x)), lambda x: anp.sqrt(0.5 + anp.square(x))),
     "tanh": Function(ops.tanh, anp.tanh),
-    "sigmoid": Function(ops.sigmoid, autograd_sigmoid),
+    "sigmoid": Function(ops.sigmoid, special.expit),
     "softplus": Function(ops.softplus, lambda x: anp.logaddexp(0.0, x)),
     "square": Function(ops.square, anp.square),
-    "abs": Function(ops.abs, anp.abs, smooth=away_from_zero),
-    "relu": Function(ops.relu, lambda x: anp.maximum(x, 0.0), smooth=away_from_zero),
+    "abs": Function(ops.abs, anp.abs, is_smooth=away_from_zero),
+    "relu": Function(ops.relu, lambda x: anp.maximum(x, 0.0), is_smooth=away_from_zero),
     "clip": Function(
         lambda x: ops.clip(x, -1.0, 1.0),
         lambda x: anp.clip(x, -1.0, 1.0),
-        smooth=lambda x: away_from_zero(1 - np.abs(x)),
+        is_smooth=lambda x: away_from_zero(1 - np.abs(x)),
     ),
     "negative": same(lambda x: -x),
     "cube": same(lambda x: x**3),
@@ -79,14 +80,14 @@ BINARY = {
     "divide": same(lambda a, b: a / (1 + b * b), 2),
     "power of two": Function(lambda a, b: ops.power(1 + a * a, b), lambda a, b: anp.power(1 + a * a, b), 2),
     "matmul": Function(ops.matmul, anp.matmul, 2),
-    "gram": Function(lambda a: a @ a.T, lambda a: anp.matmul(a, a.T), smooth=lambda a: a.ndim == 2),
-    "maximum": Function(ops.maximum, anp.maximum, 2, apart),
-    "minimum": Function(ops.minimum, anp.minimum, 2, apart),
+    "gram": Function(lambda a: a @ a.T, lambda a: anp.matmul(a, a.T), is_smooth=lambda a: a.ndim == 2),
+    "maximum": Function(ops.maximum, anp.maximum, 2, without_ties),
+    "minimum": Function(ops.minimum, anp.minimum, 2, without_ties),
     "where": Function(
         lambda a, b: ops.where(every_other(a), a, b),
         lambda a, b: anp.where(every_other(a), a, b),
         2,
-        lambda a, b: a.shape == b.shape,  # autograd forgets to sum back what where broadcasts
+        lambda a, b: a.shape == b.shape,  # autograd's rule for where does not sum over broadcast axes
     ),
     "concatenate": Function(lambda *xs: ops.concatenate(xs), lambda *xs: anp.concatenate(xs), 2),
     "stack": Function(lambda *xs: ops.stack(xs, axis=-1), lambda *xs: anp.stack(xs, axis=-1), 2),
@@ -106,30 +107,31 @@ SHAPE = {
     "pad": Function(
         lambda x: ops.pad(x, widths=((1, 0),) * x.ndim, value=0.5),
         lambda x: anp.pad(x, ((1, 0),) * x.ndim, "constant", constant_values=0.5),
-        smooth=lambda x: x.ndim > 0,
+        is_smooth=lambda x: x.ndim > 0,
     ),
 }
 REDUCTIONS = {
     "sum": Function(ops.sum, anp.sum),
     "mean": Function(ops.mean, anp.mean),
     "max": Function(
-        ops.max, anp.max, smooth=lambda x, axis, keepdims: not isinstance(axis, tuple) and apart(x, axis=axis)
+        ops.max, anp.max, is_smooth=lambda x, axis, keepdims: not isinstance(axis, tuple) and without_ties(x, axis=axis)
     ),
     "min": Function(
-        ops.min, anp.min, smooth=lambda x, axis, keepdims: not isinstance(axis, tuple) and apart(x, axis=axis)
+        ops.min, anp.min, is_smooth=lambda x, axis, keepdims: not isinstance(axis, tuple) and without_ties(x, axis=axis)
     ),
-    "logsumexp": Function(ops.logsumexp, autograd_logsumexp, smooth=lambda x, axis, keepdims: x.ndim and axis != ()),
+    "logsumexp": Function(ops.logsumexp, special.logsumexp, is_smooth=lambda x, axis, keepdims: x.ndim and axis != ()),
 }
 FUNCTIONS = ELEMENTWISE | BINARY | SHAPE | REDUCTIONS
 
 
 class Instruction(NamedTuple):
     name: str
-    places: tuple  # of its arguments among the values so far
+    places: tuple  # indices of its arguments in the list of values
     options: dict
 
 
 def values_of(program, inputs, library):
+    """Return the inputs and the results of all instructions."""
     values = list(inputs)
     for name, places, options in program:
         values.append(getattr(FUNCTIONS[name], library)(*[values[i] for i in places], **options))
@@ -151,7 +153,10 @@ def programs(draw):
         if name in REDUCTIONS:
             options = {"axis": draw(axes(arguments[0].shape, empty=False)), "keepdims": draw(st.booleans())}
         try:
-            if function.smooth(*arguments, **options) and np.abs(y := function.ours(*arguments, **options)).max() < 30:
+            if (
+                function.is_smooth(*arguments, **options)
+                and np.abs(y := function.ours(*arguments, **options)).max() < 30
+            ):
                 program.append(Instruction(name, places, options))
                 values.append(np.asarray(y))
         except (ValueError, IndexError):
@@ -159,31 +164,30 @@ def programs(draw):
     return inputs, program
 
 
-def everything(sums):
-    """Return the sum of sums: every value of a program counts, so that every input does."""
-    total = sums[0]
-    for s in sums[1:]:
+def add_all(scalars):
+    total = scalars[0]
+    for s in scalars[1:]:
         total = total + s
     return total
 
 
 def compare(inputs, program, seed):
-    """Compare the value, the gradient and a Hessian-vector product of a random weighting of all that a program computes."""
+    """Compare the value, gradient and a Hessian-vector product of a loss: a random linear function of all values."""
     rng = np.random.default_rng(seed)
     shapes = [np.shape(v) for v in values_of(program, inputs, "ours")]
     weights = [rng.standard_normal(shape) for shape in shapes]
     directions = [rng.standard_normal(x.shape) for x in inputs]
 
     def their_loss(xs):
-        return everything([anp.sum(w * v) for w, v in zip(weights, values_of(program, xs, "theirs"), strict=True)])
+        return add_all([anp.sum(w * v) for w, v in zip(weights, values_of(program, xs, "theirs"), strict=True)])
 
     def their_slope(xs):
-        return everything([anp.sum(g * d) for g, d in zip(autograd.grad(their_loss)(xs), directions, strict=True)])
+        return add_all([anp.sum(g * d) for g, d in zip(autograd.grad(their_loss)(xs), directions, strict=True)])
 
     xs = [Tensor(x, requires_grad=True) for x in inputs]
-    loss = everything([(w * v).sum() for w, v in zip(weights, values_of(program, xs, "ours"), strict=True)])
+    loss = add_all([(w * v).sum() for w, v in zip(weights, values_of(program, xs, "ours"), strict=True)])
     gradients = grad(loss, xs, create_graph=True)
-    slope = everything([(g * d).sum() for g, d in zip(gradients, directions, strict=True)])
+    slope = add_all([(g * d).sum() for g, d in zip(gradients, directions, strict=True)])
     curvatures = grad(slope, xs, unused="zeros")
 
     np.testing.assert_allclose(loss.item(), their_loss(inputs), rtol=1e-10, atol=1e-10)
@@ -194,7 +198,7 @@ def compare(inputs, program, seed):
 
 
 def assert_close(ours, theirs):
-    """Compare to rounding errors, which are of the size of the largest element."""
+    """Compare up to rounding errors relative to the largest element."""
     np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max(initial=1))
 
 
@@ -217,7 +221,7 @@ def test_a_rule_that_is_wrong_in_either_order_is_found(name, order, monkeypatch)
 
     monkeypatch.setattr(PRIMITIVES[name], "rules", (wrong, *right[1:]))
     search = settings(
-        # more than ever needed: what is drawn differs between versions of Hypothesis, and the first fault ends the search
+        # The first failure ends the search. Different versions of Hypothesis need different numbers of examples to find it.
         max_examples=5000,
         phases=[Phase.generate],
         database=None,

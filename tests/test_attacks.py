@@ -1,4 +1,4 @@
-"""Attacks: optimal where the optimum is known, within their budget, honest about what they did, and clear about bad input."""
+"""FGSM and L-BFGS where the optimum is known; for all attacks: labels, targets, flags, query counts and refused input."""
 
 import itertools
 from dataclasses import FrozenInstanceError
@@ -73,7 +73,7 @@ def test_fgsm_gains_eps_times_the_l1_norm_of_the_gradient(seed, classes, eps):
 
 
 @given(seed=seeds, eps=st.floats(0.01, 1.5), low=st.floats(-1, 0), high=st.floats(1, 2))
-def test_fgsm_in_a_box_is_the_best_corner_of_what_is_allowed(seed, eps, low, high):
+def test_fgsm_in_a_box_is_the_best_corner_of_ball_and_box(seed, eps, low, high):
     w, b, model = linear(seed, 4, 2)
     rng = np.random.default_rng(seed)
     x, y = rng.random((1, 4)), rng.integers(2, size=1)
@@ -87,7 +87,7 @@ def test_fgsm_in_a_box_is_the_best_corner_of_what_is_allowed(seed, eps, low, hig
     np.testing.assert_allclose(losses(model, result.x_adv, y)[0], worst, rtol=1e-12)
 
 
-def test_fgsm_takes_no_part_of_a_step_in_a_pixel_that_does_not_matter():
+def test_fgsm_does_not_move_a_pixel_without_influence():
     w = np.array([[1.0, -1.0], [0.0, 0.0]])
     result = fgsm(lambda x: x @ w, np.array([[0.5, 0.5]]), np.array([0]), eps=0.1)
     np.testing.assert_array_equal(result.x_adv, [[0.4, 0.5]])
@@ -154,7 +154,7 @@ def test_lbfgs_keeps_each_trial_of_its_search():
             assert trials[k].weight == pytest.approx(bracketed or (most and 10 * most) or (least and least / 10))
 
 
-def test_lbfgs_says_when_it_found_nothing():
+def test_lbfgs_flags_examples_without_a_solution():
     model = lambda x: x @ np.zeros((2, 2)) + np.array([2.0, 0.0])  # noqa: E731
     x = np.array([[0.2, 0.7], [0.5, 0.5]])
     result = lbfgs(model, x, np.array([1, 0]), targeted=True, **QUICK)
@@ -164,7 +164,7 @@ def test_lbfgs_says_when_it_found_nothing():
     np.testing.assert_array_equal(result.distance, [0, 0])
 
 
-# Budget, box and what else every result keeps --------------------------------------------------------------------------
+# Budget, box and other properties of every result ----------------------------------------------------------------------
 
 
 @given(
@@ -173,7 +173,7 @@ def test_lbfgs_says_when_it_found_nothing():
     dtype=st.sampled_from([np.float32, np.float64]),
     bounds=st.sampled_from([(0.0, 1.0), (0, 1), (-1.0, 3.0), (0.1, 0.3), (-0.7, 0.7)]),
 )
-def test_fgsm_stays_within_budget_and_box_and_its_result_may_be_attacked_again(seed, eps, dtype, bounds):
+def test_fgsm_keeps_budget_and_box_and_x_adv_can_be_attacked_again(seed, eps, dtype, bounds):
     _, _, model = linear(seed, 5, 3)
     low, high = map(dtype, bounds)
     rng = np.random.default_rng(seed)
@@ -211,7 +211,7 @@ def test_eps_0_is_the_identity(rng):
     assert not result.success.any()
 
 
-def test_the_input_and_the_model_are_left_as_they_were(rng, attack):
+def test_the_input_and_the_model_stay_unchanged(rng, attack):
     model, x = network(rng), rng.random((3, 1, 2, 2), np.float32)
     y = np.array([0, 1, 2])
     kept_x, kept_y, state = x.copy(), y.copy(), model.state()
@@ -250,7 +250,7 @@ def test_results_have_one_entry_for_each_example_and_cannot_be_changed(rng, atta
         result.success = None
 
 
-def test_success_is_what_the_model_says_of_what_is_returned(rng, attack):
+def test_success_is_the_prediction_for_x_adv(rng, attack):
     model, x = network(rng), rng.random((6, 1, 2, 2), np.float32)
     y = np.arange(6) % 3
     for targeted in (False, True):
@@ -269,7 +269,7 @@ def test_without_labels_the_predictions_are_attacked(rng, attack):
     assert not without.flags["already_wrong"].any()
 
 
-def test_examples_that_were_wrong_before_are_flagged(rng, attack):
+def test_examples_that_were_wrong_before_the_attack_are_flagged(rng, attack):
     model, x = network(rng), rng.random((6, 1, 2, 2), np.float32)
     own = model(x).data.argmax(axis=1)
     y = np.where(np.arange(6) < 3, own, (own + 1) % 3)
@@ -277,7 +277,7 @@ def test_examples_that_were_wrong_before_are_flagged(rng, attack):
     np.testing.assert_array_equal(attack(model, x, y, targeted=True).flags["already_wrong"], [1, 1, 1, 0, 0, 0])
 
 
-def test_lbfgs_leaves_an_example_alone_that_is_where_it_should_be(rng):
+def test_lbfgs_returns_an_example_unchanged_that_needs_no_perturbation(rng):
     model, x = network(rng), rng.random((3, 1, 2, 2), np.float32)
     own = model(x).data.argmax(axis=1)
     result = lbfgs(model, x, own, targeted=True, **QUICK)
@@ -301,18 +301,18 @@ def test_queries_are_counted_as_they_are_made(rng):
         assert lbfgs(model, x, np.zeros(4, int), targeted=targeted, **QUICK).queries.sum() == model.examples
 
 
-def test_a_gradient_that_vanishes_is_flagged_and_nothing_is_moved():
+def test_a_zero_gradient_is_flagged_and_moves_nothing():
     saturated = lambda x: x @ np.array([[1e4, -1e4]])  # noqa: E731  the loss of class 0 underflows, but for x near 0
     x = np.array([[0.9], [1e-5]])
     result = fgsm(saturated, x, eps=0.5)
     np.testing.assert_array_equal(result.flags["zero_gradient"], [True, False])
     assert result.x_adv[0, 0] == 0.9
-    ignorant = fgsm(lambda x: 0 * x @ np.ones((1, 2)) + np.array([2.0, 0.0]), x, eps=0.5)
-    assert ignorant.flags["zero_gradient"].all()
-    np.testing.assert_array_equal(ignorant.x_adv, x)
+    constant = fgsm(lambda x: 0 * x @ np.ones((1, 2)) + np.array([2.0, 0.0]), x, eps=0.5)
+    assert constant.flags["zero_gradient"].all()
+    np.testing.assert_array_equal(constant.x_adv, x)
 
 
-def test_the_smallest_of_gradients_does_not_vanish_in_company():
+def test_a_tiny_gradient_does_not_vanish_in_a_large_batch():
     """The loss is summed: a mean over 64 would divide a gradient near 1e-44, in float32, down to 0."""
     model, x = lambda x: x @ np.array([[51.5, -51.5]], np.float32), np.ones((64, 1), np.float32)
     for n in (1, 64):
@@ -321,7 +321,7 @@ def test_the_smallest_of_gradients_does_not_vanish_in_company():
         np.testing.assert_array_equal(result.x_adv, 0.75)
 
 
-def test_a_gradient_that_is_not_finite_is_flagged_and_the_rest_of_it_used():
+def test_a_partly_non_finite_gradient_is_flagged_and_its_finite_part_used():
     x = np.array([[0.0, 0.5], [0.5, 0.5]])
     with np.errstate(divide="ignore", invalid="ignore"):  # the root's slope at 0
         result = fgsm(lambda x: ops.sqrt(x) @ np.array([[1.0, -1.0], [1.0, -1.0]]), x, np.array([0, 0]), eps=0.1)
@@ -391,7 +391,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_named_with_what_came_and_what_was_expected(attack, name):
+def test_the_error_names_argument_value_and_expectation(attack, name):
     options, message = BAD[name]
     arguments = {"model": MODEL, "x": X, "y": Y, **options}
     with pytest.raises(ValueError, match=f"^{message}"):
@@ -399,12 +399,12 @@ def test_bad_input_is_named_with_what_came_and_what_was_expected(attack, name):
 
 
 @pytest.mark.parametrize("eps", [-0.1, float("nan"), float("inf")])
-def test_fgsm_refuses_an_eps_that_is_no_distance(eps):
+def test_fgsm_refuses_a_bad_eps(eps):
     with pytest.raises(ValueError, match=f"^eps: expected a finite number of at least 0, got {eps}"):
         fgsm(MODEL, X, Y, eps=eps)
 
 
-def test_logits_that_happen_to_sum_to_1_on_the_way_are_not_taken_for_probabilities():
-    """Only the examples are looked at: the attack ends at the boundary, where this model's logits are (.5, .5)."""
+def test_logits_of_later_points_may_sum_to_1():
+    """Only the outputs for x are tested for probabilities. This attack ends at the boundary, where the logits are (.5, .5)."""
     result = lbfgs(lambda x: x @ np.array([[-20.0, 20.0]]) + np.array([10.5, -9.5]), np.array([[0.3]]), searches=12)
     np.testing.assert_allclose(result.x_adv, [[0.5]], atol=1e-3)

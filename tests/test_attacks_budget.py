@@ -1,4 +1,4 @@
-"""What holds for every attack within a radius: budget, box, dtype, eps = 0, and success that grows with the radius."""
+"""Properties of every attack within a radius: budget, box, dtype, eps = 0, and success that grows with the radius."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def rng():
     dtype=st.sampled_from([np.float32, np.float64]),
     bounds=st.sampled_from([(0.0, 1.0), (-1.0, 3.0), (0.1, 0.3), (-0.7, 0.7)]),
 )
-def test_budget_and_box_are_kept_and_the_result_may_be_attacked_again(name, seed, eps, dtype, bounds):
+def test_budget_and_box_are_kept_and_x_adv_can_be_attacked_again(name, seed, eps, dtype, bounds):
     attack, norm = BUDGETED[name]
     _, _, model = linear(seed, 5, 3)
     low, high = map(dtype, bounds)
@@ -50,9 +50,9 @@ def test_eps_0_is_the_identity(rng, name, dtype):
 
 @pytest.mark.parametrize("name", LABELLED)
 def test_on_a_linear_model_success_never_falls_as_eps_grows(name):
-    """Of two classes: then the way is the same for every eps, and the other class is gained on all along it.
+    """With two classes: the direction of the step is then the same for every eps, and leads towards the other class.
 
-    The virtual attack goes where the opinion changes most, which may be towards more of the same.
+    The virtual attack is left out: it may move further into the predicted class.
     """
     fallen = gained = 0
     for seed in range(10):
@@ -70,7 +70,7 @@ def test_on_a_linear_model_success_never_falls_as_eps_grows(name):
 
 @pytest.mark.parametrize("name", BUDGETED)
 @pytest.mark.parametrize("eps", [-0.1, float("nan"), float("inf")])
-def test_an_eps_that_is_no_distance_is_refused(rng, name, eps):
+def test_a_bad_eps_is_refused(rng, name, eps):
     with pytest.raises(ValueError, match=f"^eps: expected a finite number of at least 0, got {eps}"):
         BUDGETED[name][0](network(rng), rng.random((1, 1, 2, 2)), eps=eps)
 
@@ -78,7 +78,7 @@ def test_an_eps_that_is_no_distance_is_refused(rng, name, eps):
 @pytest.mark.parametrize("name", CASES)
 def test_a_targeted_success_is_the_target(rng, name):
     centres = np.array([[0.2, 0.2], [0.8, 0.3], [0.4, 0.9]])
-    # The class of the nearest centre; what is taken off all logits alike leaves each pixel for some and against others.
+    # The class of the nearest centre. The mean is subtracted so that each pixel raises some logits and lowers others.
     model = lambda x: 20 * (x @ (centres - centres.mean(axis=0)).T - (centres**2).sum(axis=1) / 2)  # noqa: E731
     x = rng.random((12, 2))
     options = {} if name in MINIMAL else {"eps": 0.8}
@@ -97,9 +97,9 @@ def test_the_same_attack_twice_gives_the_same(rng, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_model_that_says_the_same_of_everything_moves_nothing_and_is_flagged(name):
-    ignorant, x = lambda x: 0 * x @ np.ones((2, 3)) + np.array([2.0, 0.0, 1.0]), np.array([[0.9, 0.2], [0.5, 0.1]])
-    result = CASES[name](ignorant, x)
+def test_a_constant_model_moves_nothing_and_is_flagged(name):
+    constant, x = lambda x: 0 * x @ np.ones((2, 3)) + np.array([2.0, 0.0, 1.0]), np.array([[0.9, 0.2], [0.5, 0.1]])
+    result = CASES[name](constant, x)
     np.testing.assert_array_equal(result.x_adv, x)
     flag = "not_converged" if name in MINIMAL else "zero_gradient"
     assert result.flags[flag].all()

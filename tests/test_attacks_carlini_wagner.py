@@ -26,13 +26,13 @@ def test_on_linear_models_the_distance_is_that_to_the_boundary(seed):
     assert (result.distance <= 1.02 * exact + 1e-4)[reachable].all()
 
 
-def test_it_finds_nearer_points_than_one_that_linearises(rng):
+def test_it_finds_nearer_points_than_the_linearised_attack(rng):
     model, x = network(rng).astype(np.float64), rng.random((20, 1, 2, 2))
     cheap, strong = linearized(model, x, steps=50), carlini_wagner(model, x, searches=7, steps=150)
     both = cheap.success & strong.success
     assert strong.success.sum() >= cheap.success.sum()
     assert both.sum() > 5
-    # Of each other's local minima neither knows; the median is what is compared.
+    # The two attacks end in different local minima: the medians are compared.
     assert np.median(strong.distance[both] / cheap.distance[both]) < 1
     assert (strong.distance[both] < 0.95 * cheap.distance[both]).sum() >= 5
 
@@ -62,7 +62,7 @@ def test_targets_are_reached(rng):
         np.testing.assert_array_equal(result.x_adv[already], x[already])
 
 
-def test_what_cannot_succeed_is_said_and_left_alone():
+def test_without_success_x_is_returned_and_flagged():
     model = lambda x: x @ np.array([[1.0, -1.0]]) + np.array([1.0, 0.0])  # noqa: E731  class 0 all over the box
     result = carlini_wagner(model, np.array([[0.5]]), searches=3, steps=20)
     assert result.flags["not_converged"][0]

@@ -1,4 +1,4 @@
-"""Feature adversaries: optimal where the layer is linear, within ball and box, and plain about what was not reached."""
+"""Feature adversaries: optimal where the layer is linear, within ball and box, with flags for the examples that fail."""
 
 import threading
 
@@ -58,7 +58,7 @@ def row_by_row(seed):
     return layer, lambda x: layer(x)[:, :3]
 
 
-# The minimum ------------------------------------------------------------------------------------------------------------
+# The minimum ----------------------------------------------------------------------------------------------------------
 
 
 STUCK = 1e-4
@@ -181,7 +181,7 @@ def test_what_is_measured_at_a_layer_does_not_depend_on_its_units(solver, rng):
     np.testing.assert_array_equal(2.0**20 * plain.feature_distance, large.feature_distance)
 
 
-# What a result says -----------------------------------------------------------------------------------------------------
+# Results --------------------------------------------------------------------------------------------------------------
 
 
 def test_success_is_the_guides_class(solver, rng):
@@ -218,7 +218,7 @@ def test_a_representation_may_have_any_shape(solver, rng, depth):
     assert number.ratio.max() < 1e-4
 
 
-def test_an_examples_result_does_not_depend_on_its_company(solver):
+def test_an_examples_result_does_not_depend_on_its_batch(solver):
     layer, model = row_by_row(1)
     x, guide = np.random.default_rng(1).random((2, 5, 6))
     for at_once in (1, 2, 256):
@@ -262,7 +262,7 @@ def test_the_model_sees_the_examples_own_dtype_and_nothing_is_changed(solver, rn
     assert all(p.grad is None for p in model.parameters())
 
 
-# What goes wrong --------------------------------------------------------------------------------------------------------
+# Errors ---------------------------------------------------------------------------------------------------------------
 
 
 def test_an_example_that_represents_its_guide_is_left_alone(solver, rng):

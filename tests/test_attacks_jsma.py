@@ -1,4 +1,4 @@
-"""The saliency-map attack: its choice of pixels against brute force, its budget, and what it needs of memory."""
+"""The saliency-map attack: its choice of pixels against brute force, its budget and its memory."""
 
 import itertools
 import resource
@@ -14,7 +14,7 @@ from strategies import seeds
 
 from npadv import ops
 from npadv.attacks import JSMAResult, jsma
-from npadv.attacks.jsma import best_pairs, best_pixels
+from npadv.attacks.jsma import best_pairs, best_pixels, compare_all_pairs
 
 
 @pytest.fixture
@@ -44,7 +44,8 @@ def brute_force(a, b, usable):
 def test_the_pair_is_that_of_brute_force(seed, d, kind):
     a, b = values(seed, 4, d, kind)
     usable = np.random.default_rng(seed).random((4, d)) < 0.8
-    for i, (p, q) in enumerate(best_pairs(a, b, usable)):
+    plain = compare_all_pairs(np.where(usable, a, -np.inf), np.where(usable, b, -np.inf)) if d > 1 else []
+    for i, (p, q) in [*enumerate(best_pairs(a, b, usable)), *enumerate(plain)]:
         best = brute_force(a[i], b[i], usable[i])
         if best is None:
             assert (p, q) == (-1, -1)
@@ -53,6 +54,19 @@ def test_the_pair_is_that_of_brute_force(seed, d, kind):
             assert usable[i, [p, q]].all()
             assert a[i, p] + a[i, q] > 0
             assert (a[i, p] + a[i, q]) * (b[i, p] + b[i, q]) == pytest.approx(best, rel=1e-12)
+
+
+@given(seed=seeds, d=st.integers(2, 40), kind=st.sampled_from(["independent", "opposite", "ties"]))
+def test_leaving_out_dominated_pixels_scores_as_much_as_all_pairs(seed, d, kind):
+    a, b = values(seed, 6, d, kind)
+    usable = np.random.default_rng(seed).random((6, d)) < 0.8
+    plain = compare_all_pairs(np.where(usable, a, -np.inf), np.where(usable, b, -np.inf))
+    rows = np.arange(6)
+    scores = [
+        np.where(p >= 0, (a[rows, p] + a[rows, q]) * (b[rows, p] + b[rows, q]), 0)
+        for p, q in (plain.T, best_pairs(a, b, usable).T)
+    ]
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-12)
 
 
 @given(seed=seeds, d=st.integers(1, 8))
@@ -118,7 +132,7 @@ def test_the_budget_of_pixels_is_kept_and_the_direction_too(rng):
             assert result.x_adv.max() <= 1
 
 
-def test_a_pixel_may_be_moved_again_when_no_other_may_be():
+def test_a_pixel_can_be_moved_again_when_the_budget_is_spent():
     w = np.array([[-1.0, 1.0], [-2.0, 2.0]])
     x = np.array([[0.1, 0.1]])
     for pairs in (True, False):
@@ -135,7 +149,7 @@ def test_untargeted_the_predicted_class_is_left(rng):
     assert (result.distance[result.success] > 0).all()
 
 
-def test_those_who_arrive_early_leave_the_others_as_they_were():
+def test_examples_that_arrive_early_do_not_change_the_others():
     rng = np.random.default_rng(1)
     w, v = rng.normal(size=(12, 16)), rng.normal(size=(16, 3))
 
@@ -147,7 +161,7 @@ def test_those_who_arrive_early_leave_the_others_as_they_were():
     arrived = together.success & ~together.flags["already_wrong"]
     assert len(set(together.queries[arrived])) > 2
     first = np.where(arrived, together.queries, 99).argmin()
-    assert together.queries[first + 1 :].max() > together.queries[first]  # some behind it in the batch go on
+    assert together.queries[first + 1 :].max() > together.queries[first]  # later examples in the batch continue
     for i in range(12):
         alone = jsma(bent, x[i : i + 1], y[i : i + 1], theta=0.2, pixels=12, targeted=True)
         np.testing.assert_allclose(together.x_adv[i], alone.x_adv[0], rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""The linearised attack: on linear models the exact distance, in the box too; repeated, an answer on models that bend."""
+"""The linearised attack: the exact distance on linear models, in the box too; DeepFool on models that bend."""
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from strategies import seeds
 
 from npadv import ops
 from npadv.attacks import linearized
+from npadv.attacks.linearized import steps_to_all, steps_to_nearest
 from npadv.norms import DUAL, NORMS, norm
 
 
@@ -55,7 +56,7 @@ def distance_by_scipy(slope, gap, x, kind):
 
 @settings(max_examples=40)
 @given(seed=seeds, kind=st.sampled_from(NORMS))
-def test_in_the_box_the_radius_is_that_of_a_linear_or_quadratic_programme(seed, kind):
+def test_in_the_box_the_radius_is_that_of_a_linear_or_quadratic_program(seed, kind):
     w, _, model = linear(seed, 5, 3)
     x = np.clip(np.random.default_rng(seed).uniform(-0.3, 1.3, (2, 5)), 0, 1)
     result = linearized(model, x, norm=kind)
@@ -63,6 +64,18 @@ def test_in_the_box_the_radius_is_that_of_a_linear_or_quadratic_programme(seed, 
         y = z.argmax()
         exact = min(distance_by_scipy(w[:, k] - w[:, y], z[y] - z[k], x[i], kind) for k in range(3) if k != y)
         np.testing.assert_allclose(result.radius[i], exact, rtol=1e-5, atol=1e-7)
+
+
+@given(seed=seeds, kind=st.sampled_from(NORMS), boxed=st.booleans())
+def test_of_all_planes_the_nearest_is_found_without_solving_for_each(seed, kind, boxed):
+    rng = np.random.default_rng(seed)
+    w, gap, x = rng.normal(size=(4, 6, 5)), rng.exponential(2, size=(4, 6)), rng.random((4, 5))
+    w[0, :3] = 0
+    bounds = (0.0, 1.0) if boxed else (-np.inf, np.inf)
+    (plain, lengths), (fast, fewer) = (solve(w, gap, x, kind, bounds) for solve in (steps_to_all, steps_to_nearest))
+    np.testing.assert_allclose(fewer.min(axis=1), lengths.min(axis=1), rtol=1e-9)
+    solved = np.isfinite(fewer)
+    np.testing.assert_allclose(fast[solved], plain[solved], rtol=1e-9, atol=1e-12)
 
 
 def test_a_boundary_outside_the_box_is_infinitely_far():
@@ -79,7 +92,7 @@ def bent(x):
     return ops.concatenate([0 * a, 2 * ops.tanh(9 * (a * a + b * b) - 1)], axis=1)
 
 
-def test_where_the_model_bends_several_steps_arrive_close_to_the_boundary():
+def test_several_steps_end_close_to_a_boundary_that_bends():
     x = np.array([[0.5, 0.55], [0.35, 0.6], [0.2, 0.4]])
     distance = 1 / 3 - np.hypot(x[:, 0] - 0.4, x[:, 1] - 0.5)
     once, often = linearized(bent, x, norm="l2"), linearized(bent, x, norm="l2", steps=30)
@@ -91,7 +104,7 @@ def test_where_the_model_bends_several_steps_arrive_close_to_the_boundary():
     np.testing.assert_array_equal(once.radius, often.radius)
 
 
-def test_targets_are_reached_and_for_two_classes_at_the_distance_of_the_boundary(rng):
+def test_targets_are_reached_and_for_two_classes_at_the_boundary(rng):
     _, _, model = linear(3, 4, 2)
     x = rng.random((6, 4))
     other = 1 - model(x).argmax(axis=1)
@@ -120,7 +133,7 @@ def test_the_last_step_goes_along_a_boundary_that_bends():
     assert (result.distance / nearest >= 1 - 1e-9).all()
 
 
-def test_an_example_that_is_where_it_should_be_is_left_alone(rng):
+def test_an_example_that_needs_no_perturbation_is_returned_unchanged(rng):
     model, x = network(rng), rng.random((4, 1, 2, 2), np.float32)
     own = model(x).data.argmax(axis=1)
     result = linearized(model, x, (own + 1) % 3, steps=5)

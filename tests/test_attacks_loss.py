@@ -19,7 +19,7 @@ def error(output, y):
     return mean_squared_error(output, y, reduction="none")
 
 
-def test_a_regression_is_pushed_away_from_what_it_should_say(rng):
+def test_a_regression_is_pushed_away_from_its_target(rng):
     w, x = rng.normal(size=(4, 1)), rng.uniform(0.3, 0.7, (5, 4))
     y = x @ w + np.array([[0.1], [-0.1], [0.2], [-0.2], [0.3]])
     result = fgsm(lambda x: x @ w, x, y, eps=0.2, loss=error)
@@ -66,7 +66,7 @@ def test_a_flat_loss_is_flagged(rng):
         (lambda x: value_of(x), error, r"model: expected .* computed from the Tensor x"),
     ],
 )
-def test_a_loss_that_is_none_is_refused(rng, model, loss, message):
+def test_a_bad_loss_is_refused(rng, model, loss, message):
     x = rng.random((3, 2))
     with pytest.raises(ValueError, match=f"^{message}"):
         fgsm(model, x, x, eps=0.1, loss=loss)

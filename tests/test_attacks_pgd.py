@@ -1,4 +1,4 @@
-"""Projected gradient descent: the best point where it is known, its starts, its restarts, its momentum."""
+"""Projected gradient descent: the best point where it is known, random starts, restarts and momentum."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from strategies import seeds
 
 from npadv import Tensor, ops
 from npadv.attacks import fgsm, pgd, steepest_ascent
-from npadv.attacks.pgd import _in_ball
+from npadv.attacks.pgd import _random_offsets
 from npadv.functional import cross_entropy
 
 
@@ -24,8 +24,8 @@ def losses(model, x, y):
 
 @settings(max_examples=30)
 @given(seed=seeds, eps=st.floats(0.05, 1.5), norm=st.sampled_from(["l1", "l2", "linf"]))
-def test_on_a_linear_model_of_two_classes_it_ends_at_the_best_point_of_ball_and_box(seed, eps, norm):
-    """There the loss grows with one linear function, whose maximum is known; in l1 the last step's length is what is missed."""
+def test_on_a_linear_model_it_ends_at_the_best_point(seed, eps, norm):
+    """There the loss grows with one linear function, whose maximum is known. In l1 the end may be one step from it."""
     _, _, model = linear(seed, 5, 2)
     x, y = np.random.default_rng(seed).random((3, 5)), np.random.default_rng(seed).integers(2, size=3)
     margin = lambda x: (model(x) * np.array([1, -1])).sum(axis=1) * (1 - 2 * y)  # noqa: E731
@@ -40,7 +40,7 @@ def test_on_a_linear_model_of_two_classes_it_ends_at_the_best_point_of_ball_and_
     assert (found >= best * (1 - {"linf": 1e-9, "l2": 0.01, "l1": 0.1}[norm])).all()
 
 
-def test_where_the_loss_bends_many_steps_find_what_one_oversteps():
+def test_many_steps_find_a_maximum_that_one_step_oversteps():
     peak = lambda x: ops.concatenate([(x - 0.6) * (x - 0.6) * 40, 0 * x + 0.3], axis=1)  # noqa: E731  class 1 within 0.087
     x, y = np.array([[0.4]]), np.array([0])
     assert not fgsm(peak, x, y, eps=0.4).success[0]
@@ -49,7 +49,7 @@ def test_where_the_loss_bends_many_steps_find_what_one_oversteps():
     np.testing.assert_allclose(result.x_adv, 0.6, atol=0.021)
 
 
-def test_in_l1_a_pixel_at_its_end_leaves_the_step_to_the_others():
+def test_in_l1_another_pixel_moves_where_the_box_stops_the_best():
     w = np.array([[-3.0, 3.0], [-2.0, 2.0]])  # the first matters most, and is white already
     x = np.array([[1.0, 0.1]])
     result = pgd(lambda x: x @ w + np.array([6.8, 0.0]), x, np.array([0]), eps=0.5, norm="l1", steps=5)
@@ -57,7 +57,7 @@ def test_in_l1_a_pixel_at_its_end_leaves_the_step_to_the_others():
     assert result.success[0]
 
 
-def test_targeted_it_goes_the_other_way(rng):
+def test_targeted_it_lowers_the_loss(rng):
     _, _, model = linear(1, 5, 3)
     x, y = rng.random((6, 5)), rng.integers(3, size=6)
     for norm in ("l1", "l2", "linf"):
@@ -72,7 +72,7 @@ def test_targeted_it_goes_the_other_way(rng):
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
 def test_starts_are_uniform_in_the_ball(rng, norm):
     """Of a uniform point of a d-ball of radius r, (size / r)^d is uniform, and every orthant is as likely as the others."""
-    points = _in_ball(rng, np.zeros((40_000, 3)), 0.5, norm)
+    points = _random_offsets(rng, np.zeros((40_000, 3)), 0.5, norm)
     size = {
         "l1": np.abs(points).sum(axis=1),
         "l2": np.sqrt((points**2).sum(axis=1)),
@@ -88,7 +88,7 @@ def test_starts_are_uniform_in_the_ball(rng, norm):
 
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_random_starts_keep_budget_and_box_and_are_reproduced_by_their_seed(rng, norm, dtype):
+def test_random_starts_keep_budget_and_box_and_follow_the_seed(rng, norm, dtype):
     model, x = network(rng), rng.random((5, 1, 2, 2)).round().astype(dtype)  # all of them at the edge of the box
     options = {"eps": 0.4, "norm": norm, "steps": 2, "step": 0.01, "random_start": True, "restarts": 3}
     a, b, other = (pgd(model, x, rng=np.random.default_rng(seed), **options).x_adv for seed in (1, 1, 2))
@@ -110,7 +110,7 @@ def square(x):
     return x * x
 
 
-def test_of_several_restarts_the_largest_loss_is_kept_among_those_that_succeed():
+def test_of_several_successes_the_one_with_the_largest_loss_is_kept():
     """The first climb succeeds at the lower peak; a later one that succeeds at the higher must replace it."""
     x, y = np.full((40, 1), 0.45), np.zeros(40, int)
     options = {"eps": 0.45, "steps": 40, "step": 0.02, "random_start": True}
@@ -126,7 +126,7 @@ def test_of_several_restarts_the_largest_loss_is_kept_among_those_that_succeed()
     assert (np.abs(towards.x_adv - 0.8) < 0.05).all()
 
 
-def test_success_comes_before_loss_among_restarts():
+def test_a_success_is_kept_before_a_larger_loss():
     """Below 0.5 class 0 just wins of three that are nearly equal, at a large loss; above, class 1 wins at a smaller one."""
 
     def model(x):
@@ -143,7 +143,7 @@ def test_success_comes_before_loss_among_restarts():
 # Momentum, plain gradients, flags -----------------------------------------------------------------------------------------
 
 
-def test_momentum_adds_the_gradients_of_the_past_each_scaled_to_l1_norm_1():
+def test_momentum_sums_past_gradients_scaled_to_l1_norm_1():
     model = lambda x: ops.concatenate([-square(x[:, :1]) - 3 * square(x[:, 1:]), 0 * x[:, :1]], axis=1)  # noqa: E731
     x, y, step, past = np.array([[0.3, 0.2]]), np.array([0]), 0.03, 0.0
     point = x
@@ -156,7 +156,7 @@ def test_momentum_adds_the_gradients_of_the_past_each_scaled_to_l1_norm_1():
     np.testing.assert_allclose(result.x_adv, point, rtol=1e-12)
 
 
-def test_plain_gradient_ascent_follows_the_gradient_as_it_is(rng):
+def test_plain_gradient_ascent_adds_a_multiple_of_the_gradient(rng):
     w, _, model = linear(2, 4, 2)
     x, y = rng.random((3, 4)), np.zeros(3, int)
     point = x
@@ -168,7 +168,7 @@ def test_plain_gradient_ascent_follows_the_gradient_as_it_is(rng):
     np.testing.assert_allclose(result.x_adv, point, rtol=1e-12)
 
 
-def test_a_zero_gradient_is_flagged_unless_some_start_had_one():
+def test_zero_gradient_means_zero_at_the_start_of_every_climb():
     step = lambda x: ops.concatenate([2 * ops.relu(x - 0.5), 0 * x + 0.1], axis=1)  # noqa: E731  flat below 0.5
     x, y = np.full((6, 1), 0.45), np.zeros(6, int)
     assert pgd(step, x, y, eps=0.3, steps=3).flags["zero_gradient"].all()

@@ -1,4 +1,4 @@
-"""Rubbish: errors counted as [GSS] count them, climbs that end where they should, and evolution that never loses a champion."""
+"""Rubbish: errors counted as in [GSS], climbs that end at the maximum, and evolution that never loses a champion."""
 
 import signal
 from dataclasses import FrozenInstanceError, replace
@@ -21,7 +21,7 @@ from npadv.attacks import (
     gaussian_rubbish,
     gradient_rubbish,
 )
-from npadv.attacks.rubbish_evolution import _crossed, _mutate
+from npadv.attacks.rubbish_evolution import cross, mutate
 from npadv.autodiff import value_of
 from npadv.functional import softmax
 
@@ -39,7 +39,7 @@ def seeded(seed=0):
     return np.random.default_rng(seed)
 
 
-# What is an error -------------------------------------------------------------------------------------------------------
+# Errors ---------------------------------------------------------------------------------------------------------------
 
 
 @given(seed=seeds, classes=st.integers(2, 5), threshold=st.floats(0, 1), independent=st.booleans())
@@ -66,8 +66,8 @@ def test_the_threshold_itself_is_no_error():
     assert confident_errors(lambda x: x * 0 + 1, np.ones((3, 2)), threshold=0.49).rate == 1
 
 
-def test_logits_that_happen_to_sum_to_1_on_the_way_are_not_taken_for_probabilities():
-    """Only what a caller hands in is looked at: both searches end where these logits are (1, 0)."""
+def test_only_the_first_outputs_are_checked_for_probabilities():
+    """Both searches end at points whose logits are (1, 0), which are no error there."""
     climbed = gradient_rubbish(lambda x: x, np.full((1, 2), 0.1), np.zeros(1, int), steps=10, bounds=(0.0, 1.0))
     np.testing.assert_array_equal(climbed.x, [[1.0, 0.0]])
     evolved = evolved_rubbish(lambda x: np.round(x), (2,), generations=20, population=20, rng=seeded())
@@ -88,11 +88,11 @@ def test_results_cannot_be_changed_and_inputs_are_not(rng):
     assert all(p.grad is None for p in model.parameters())
 
 
-# Gaussian noise ---------------------------------------------------------------------------------------------------------
+# Gaussian noise -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_noise_is_drawn_as_it_was_asked_for(dtype):
+def test_noise_has_the_mean_deviation_shape_and_dtype_asked_for(dtype):
     model = lambda x: x.reshape(len(x), -1)[:, :3]  # noqa: E731
     result = gaussian_rubbish(
         model, (2, 5, 5), n=1001, mean=0.3, deviation=2.0, dtype=dtype, rng=seeded(), batch_size=10
@@ -120,7 +120,7 @@ def test_by_default_it_is_standard_noise_without_a_box():
     assert boxed.max() == np.float32(0.7)
 
 
-# Uphill by gradients ----------------------------------------------------------------------------------------------------
+# Uphill by gradients --------------------------------------------------------------------------------------------------
 
 
 @given(seed=seeds, decay=st.floats(0.1, 3), independent=st.booleans())
@@ -163,7 +163,7 @@ def test_one_step_by_the_sign_is_that_of_gss(rng):
     np.testing.assert_array_equal(result.prediction, expected.prediction)
 
 
-def test_the_best_point_of_a_climb_is_kept_and_its_history_told(rng):
+def test_the_best_point_of_a_climb_and_its_history_are_returned(rng):
     model = network(rng).astype(np.float64)
     start, target = rng.random((6, 1, 2, 2)), np.arange(6) % 3
     for decay in (0, 0.5):
@@ -221,7 +221,7 @@ def test_queries_are_counted_as_they_are_made(rng):
         assert result().queries == sum(shown)
 
 
-def test_gradients_of_no_use_are_flagged(rng):
+def test_useless_gradients_are_flagged(rng):
     x = np.array([[0.0, 0.5], [0.5, 0.5]])
     flat = gradient_rubbish(lambda x: 0 * x + np.array([1.0, 2.0]), x, np.zeros(2, int), steps=3)
     assert flat.flags["zero_gradient"].all()
@@ -232,7 +232,7 @@ def test_gradients_of_no_use_are_flagged(rng):
     assert np.isfinite(rough.x).all()
 
 
-def test_flags_are_of_the_start_or_of_all_the_way():
+def test_zero_is_flagged_at_the_start_and_non_finite_anywhere():
     settled = gradient_rubbish(
         lambda x: ops.relu(x - 0.45), np.array([[0.5, 0.1]]), np.ones(1, int), steps=9, step=0.02
     )  # dead from the third step on
@@ -249,7 +249,7 @@ def test_flags_are_of_the_start_or_of_all_the_way():
     np.testing.assert_array_equal(left.flags["non_finite_gradient"], [True, False])
 
 
-# Evolution --------------------------------------------------------------------------------------------------------------
+# Evolution ------------------------------------------------------------------------------------------------------------
 
 
 def test_there_is_a_champion_for_each_class_and_none_is_ever_lost(rng):
@@ -295,9 +295,9 @@ def test_a_population_is_one_batch_and_only_outputs_are_used(rng):
 
 
 def test_a_champion_may_come_from_another_class():
-    """Class 1 is best served by what is good for class 0, moved on: parents are drawn from all champions."""
+    """Parents are drawn from the champions of all classes, each with the same probability."""
     parents = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
-    children = _crossed(parents, 30000, 0.0, seeded())
+    children = cross(parents, 30000, 0.0, seeded())
     counts = np.unique(children[:, 0], return_counts=True)[1]
     np.testing.assert_allclose(counts / 30000, 1 / 3, atol=0.015)
     assert (children[:, 0] == children[:, 1]).all()
@@ -305,7 +305,7 @@ def test_a_champion_may_come_from_another_class():
 
 def test_crossover_takes_each_pixel_from_either_parent():
     parents = np.stack([np.full((2, 50), float(k)) for k in range(2)])
-    children = _crossed(parents, 4000, 0.6, seeded())
+    children = cross(parents, 4000, 0.6, seeded())
     share = children.mean(axis=(1, 2))
     mixed = (share > 0) & (share < 1)
     assert mixed.mean() == pytest.approx(0.6 / 2, abs=0.03)  # half of the pairs are of one champion twice
@@ -317,7 +317,7 @@ def test_crossover_takes_each_pixel_from_either_parent():
 @pytest.mark.parametrize("eta", [0.0, 2.0, 15.0])
 def test_mutation_is_polynomial(eta):
     images = np.full((200, 1000), 0.5)
-    _mutate(images, 0.1, eta, 0.0, 1.0, seeded())
+    mutate(images, 0.1, eta, 0.0, 1.0, seeded())
     moved = images != 0.5
     assert moved.mean() == pytest.approx(0.1, rel=0.03)
     delta = images[moved] - 0.5
@@ -331,14 +331,14 @@ def test_mutation_is_polynomial(eta):
 
 def test_mutation_is_in_units_of_the_box():
     images, wide = np.full((100, 100), 0.5, np.float32), np.full((100, 100), 0.0, np.float32)
-    _mutate(images, 1.0, 15.0, np.float32(0), np.float32(1), seeded())
-    _mutate(wide, 1.0, 15.0, np.float32(-5), np.float32(5), seeded())
+    mutate(images, 1.0, 15.0, np.float32(0), np.float32(1), seeded())
+    mutate(wide, 1.0, 15.0, np.float32(-5), np.float32(5), seeded())
     np.testing.assert_allclose(wide, 10 * (images - 0.5), atol=1e-5)
 
 
 def test_the_mutation_rate_is_halved_on_time(monkeypatch, rng):
     rates = []
-    monkeypatch.setattr("npadv.attacks.rubbish_evolution._mutate", lambda images, rate, *rest: rates.append(rate))
+    monkeypatch.setattr("npadv.attacks.rubbish_evolution.mutate", lambda images, rate, *rest: rates.append(rate))
     evolved_rubbish(lambda x: x, (3,), generations=7, population=2, mutation_rate=0.4, halved_every=3, rng=rng)
     assert rates == [0.4] * 3 + [0.2] * 3 + [0.1]
 
@@ -348,7 +348,7 @@ def test_without_mutation_and_crossover_nothing_new_comes(rng):
     assert (result.history == result.history[0]).all()
 
 
-def test_probabilities_that_round_to_1_are_still_told_apart(rng):
+def test_probabilities_that_round_to_1_are_still_distinguished(rng):
     """Here p = 1, in float64 too, from the start; the champions go on to get better."""
     result = evolved_rubbish(lambda x: 60 * x, (2,), generations=20, population=30, rng=rng)
     assert (np.exp(result.history[0]) == 1).all()
@@ -383,7 +383,7 @@ def interruptible():
 
 
 def interrupting(at, times=1):
-    """Return a model in whose calls somebody presses Ctrl-C."""
+    """Return a model during whose calls a Ctrl-C arrives."""
     calls = iter(range(10**6))
 
     def model(x):
@@ -431,7 +431,7 @@ def test_progress_is_drawn_where_it_is_asked_for(capsys, rng):
     assert capsys.readouterr().err == ""
 
 
-# Bad input --------------------------------------------------------------------------------------------------------------
+# Bad input ------------------------------------------------------------------------------------------------------------
 
 X = np.full((3, 2), 0.5)
 
@@ -460,12 +460,16 @@ BAD = [
     (confident_errors, {"model": lambda x: x[:, 0]}, r"model: expected logits \(N, K\) = \(3, 2 or more\)"),
     (gaussian_rubbish, {"n": 0}, "n: expected an integer of at least 1, got 0"),
     (gaussian_rubbish, {"n": 2.5}, "n: expected an integer of at least 1, got 2.5"),
-    (gaussian_rubbish, {"shape": 2}, r"shape: expected that of one input, such as \(1, 28, 28\), got 2"),
-    (gaussian_rubbish, {"shape": (2, 0)}, r"shape: expected that of one input, such as \(1, 28, 28\), got \(2, 0\)"),
+    (gaussian_rubbish, {"shape": 2}, r"shape: expected the shape of one input, such as \(1, 28, 28\), got 2"),
+    (
+        gaussian_rubbish,
+        {"shape": (2, 0)},
+        r"shape: expected the shape of one input, such as \(1, 28, 28\), got \(2, 0\)",
+    ),
     (gaussian_rubbish, {"deviation": -1}, "deviation: expected a finite number of at least 0, got -1"),
     (gaussian_rubbish, {"mean": np.inf}, "mean: expected a finite number, got inf"),
-    (gaussian_rubbish, {"bounds": (1, 1)}, r"bounds: expected finite \(low, high\) with low < high, got \(1, 1\)"),
-    (gaussian_rubbish, {"dtype": int}, "dtype: expected a floating-point one, got int64"),
+    (gaussian_rubbish, {"bounds": (1, 1)}, r"bounds: expected \(low, high\) with low < high, got \(1, 1\)"),
+    (gaussian_rubbish, {"dtype": int}, "dtype: expected a floating-point dtype, got int64"),
     (gaussian_rubbish, {"device": "gpu"}, "device: expected one of 'cpu', 'cuda', got 'gpu'"),
     (gaussian_rubbish, {"rng": 3}, r"rng: expected a numpy\.random\.Generator, got int"),
     (gradient_rubbish, {"start": X + 1}, r"start: expected values in the box \[0\.0, 1\.0\], got 1\.5 to 1\.5"),

@@ -73,7 +73,7 @@ def test_in_the_box_the_gain_is_that_of_a_linear_or_quadratic_programme(seed, ep
 
 
 @given(seed=seeds, eps=st.floats(0.01, 3), pixels=st.integers(1, 5))
-def test_of_a_few_pixels_no_others_would_gain_more(seed, eps, pixels):
+def test_the_chosen_pixels_gain_most(seed, eps, pixels):
     w, b, model = linear(seed, 4, 3)
     rng = np.random.default_rng(seed)
     x, y = np.clip(rng.uniform(-0.3, 1.3, (1, 4)), 0, 1), rng.integers(3, size=1)
@@ -85,7 +85,7 @@ def test_of_a_few_pixels_no_others_would_gain_more(seed, eps, pixels):
     assert (d != 0).sum() <= pixels
 
 
-def test_one_pixel_is_the_one_with_room():
+def test_one_pixel_is_the_one_that_can_gain_most():
     w = np.array([[3.0, -3.0], [-2.0, 2.0], [1.0, -1.0]])
     result = steepest_ascent(lambda x: x @ w, np.array([[0.1, 0.5, 0.5]]), np.array([0]), eps=0.4, norm="l1", pixels=1)
     np.testing.assert_allclose(result.x_adv, [[0.1, 0.9, 0.5]])
@@ -99,7 +99,7 @@ def test_in_the_maximum_norm_it_is_the_fast_gradient_sign_method(rng):
 
 
 @pytest.mark.parametrize("kind", NORMS)
-def test_a_pixel_that_does_not_matter_is_left_alone_and_a_zero_gradient_moves_nothing(kind):
+def test_pixels_without_influence_and_zero_gradients_move_nothing(kind):
     w = np.array([[1.0, -1.0], [0.0, 0.0]])
     result = steepest_ascent(lambda x: x @ w, np.array([[0.5, 0.5]]), np.array([0]), eps=0.1, norm=kind)
     np.testing.assert_allclose(result.x_adv, [[0.4, 0.5]])
@@ -109,7 +109,7 @@ def test_a_pixel_that_does_not_matter_is_left_alone_and_a_zero_gradient_moves_no
     assert result.x_adv[0, 0] == 0.9
 
 
-def test_a_gradient_that_is_not_finite_is_flagged_and_the_rest_of_it_used():
+def test_a_partly_non_finite_gradient_is_flagged_and_its_finite_part_used():
     w = np.array([[1.0, -1.0], [1.0, -1.0]])
     with np.errstate(divide="ignore", invalid="ignore"):  # the root's slope at 0
         result = steepest_ascent(lambda x: ops.sqrt(x) @ w, np.array([[0.0, 0.5]]), np.array([0]), eps=0.1, norm="l1")
@@ -131,11 +131,11 @@ def test_bad_settings_are_refused(rng, options, message):
         steepest_ascent(network(rng), rng.random((2, 1, 2, 2)), **{"eps": 0.1, **options})
 
 
-# The two linear problems are each other's inverse -------------------------------------------------------------------------
+# Smallest step for a gain, largest gain of a step ---------------------------------------------------------------------
 
 
 @given(seed=seeds, eps=st.floats(0.001, 3), kind=st.sampled_from(NORMS), boxed=st.booleans())
-def test_the_smallest_step_to_the_largest_gain_is_the_largest_step(seed, eps, kind, boxed):
+def test_the_smallest_step_for_the_largest_gain_has_length_eps(seed, eps, kind, boxed):
     rng = np.random.default_rng(seed)
     g, x = rng.normal(size=(4, 6)) * 10.0 ** rng.integers(-3, 4), np.clip(rng.uniform(-0.2, 1.2, (4, 6)), 0, 1)
     bounds = (0.0, 1.0) if boxed else None
@@ -152,7 +152,7 @@ def test_the_smallest_step_to_the_largest_gain_is_the_largest_step(seed, eps, ki
         assert ((x + near >= -1e-12) & (x + near <= 1 + 1e-12)).all()
 
 
-def test_a_gain_that_the_box_has_no_room_for_is_said_to_be_out_of_reach():
+def test_a_gain_beyond_the_box_is_reported_as_not_reached():
     g, x = np.array([[1.0, -2.0], [0.0, 0.0], [1.0, -2.0]]), np.full((3, 2), 0.5)
     for kind in NORMS:
         d, reached = smallest_step(g, x, np.array([1.6, 0.1, -1.0]), kind, (0.0, 1.0))

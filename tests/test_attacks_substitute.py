@@ -1,4 +1,4 @@
-"""The black-box attack: every label is the oracle's and is paid for once, none is lost, and the points are the paper's."""
+"""The black-box attack: every label is the oracle's and queried once, no label is lost, and the points are the paper's."""
 
 import signal
 from dataclasses import FrozenInstanceError
@@ -31,7 +31,7 @@ def ctrl_c():
 
 
 class Oracle:
-    """Three classes, by the sum of all pixels and by the first; keeps what it was asked."""
+    """Three classes, by the sum of all pixels and by the first; stores the points it is queried."""
 
     def __init__(self, before=lambda call: None):
         self.asked, self.calls, self.before = [], 0, before
@@ -63,7 +63,7 @@ def run(oracle, seed=0, n=6, shape=(1, 3, 3), dtype=np.float32, student=None, lo
     return substitute(oracle, student, x, optimizer=SGD(student.parameters(), rate, momentum=0.5), rng=rng, **options)
 
 
-# The points ------------------------------------------------------------------------------------------------------------
+# The points -----------------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -99,7 +99,7 @@ def test_a_student_that_is_sure_still_says_where_to_go():
     assert softmax(student(x))[0, 0] == 1
     inputs = Tensor(x, requires_grad=True)
     flat = jacobian(softmax(student(inputs)), inputs)[0, 0, 0]
-    assert np.abs(flat).max() < 1e-9  # what is left of it is rounding
+    assert np.abs(flat).max() < 1e-9  # only rounding error is left
     np.testing.assert_allclose(augment(student, x, np.array([0]), -0.01), [[0.99, 0.06]], rtol=1e-6)
 
 
@@ -147,7 +147,7 @@ def test_what_the_reservoir_takes_is_drawn_without_preference():
     assert counts.max() < 29
 
 
-# Queries ---------------------------------------------------------------------------------------------------------------
+# Queries --------------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40)
@@ -187,7 +187,7 @@ def test_a_budget_is_used_up_and_ends_the_rounds(budget, queries):
     assert [row["queries"] for row in result.history] == queries
 
 
-def test_a_seed_that_comes_twice_is_asked_once():
+def test_a_repeated_seed_is_queried_once():
     oracle, student = Oracle(), student_of(0, 4)
     x = np.random.default_rng(0).random((3, 4), np.float32)[[0, 1, 0, 2]]
     options = {"optimizer": SGD(student.parameters(), 0.1), "rng": np.random.default_rng(0), "budget": 3}
@@ -237,7 +237,7 @@ def test_points_stay_in_another_box():
     assert result.x.max() == 1
 
 
-# Nothing that was paid for is lost --------------------------------------------------------------------------------------
+# The query log, Ctrl-C and resuming -----------------------------------------------------------------------------------
 
 
 def pressed_at(when):
@@ -260,7 +260,7 @@ OPTIONS = {"at_once": 4, "rounds": 3, "budget": 40, "reservoir": 9, "reservoir_a
 
 
 @pytest.mark.parametrize("call", range(1, 11))
-def test_after_ctrl_c_while_the_oracle_answers_the_answer_is_kept_and_the_run_goes_on(tmp_path, call):
+def test_after_ctrl_c_in_the_oracle_its_labels_are_saved_and_the_run_can_resume(tmp_path, call):
     whole = Oracle()
     expected = run(whole, **OPTIONS)
     assert whole.calls == 10
@@ -295,7 +295,7 @@ def test_after_ctrl_c_in_training_the_run_goes_on(tmp_path):
     assert len(first.asked) + len(second.asked) == expected.queries
 
 
-def test_an_oracle_that_fails_loses_no_earlier_answer(tmp_path):
+def test_an_oracle_that_fails_loses_no_earlier_label(tmp_path):
     def fails(call):
         if call == 5:
             raise ConnectionError("the service is down")
@@ -307,7 +307,7 @@ def test_an_oracle_that_fails_loses_no_earlier_answer(tmp_path):
     same(run(second, checkpoint=path, resume=True, **OPTIONS), run(Oracle(), **OPTIONS))
 
 
-def test_an_archive_that_cannot_be_written_is_found_before_anything_is_paid_for(tmp_path):
+def test_a_log_that_cannot_be_written_is_an_error_before_any_query(tmp_path):
     (tmp_path / "file").write_text("")
     oracle = Oracle()
     with pytest.raises(OSError, match="file"):
@@ -336,7 +336,7 @@ def test_a_second_ctrl_c_does_not_wait_and_the_handler_is_given_back():
 
 
 def test_a_run_that_goes_another_way_after_all_stays_within_its_budget(tmp_path):
-    """Points of the archive that it does not come by have been paid for all the same."""
+    """Points of the log that the run does not use still count as queries."""
     path, first, second = tmp_path / "asked.npz", Oracle(), Oracle()
     run(first, checkpoint=path, **{**OPTIONS, "rounds": 2})
     result = run(second, checkpoint=path, resume=True, **{**OPTIONS, "epochs": 3})
@@ -347,7 +347,7 @@ def test_a_run_that_goes_another_way_after_all_stays_within_its_budget(tmp_path)
     np.testing.assert_array_equal(archive["labels"], first.labels(archive["x"]))
 
 
-def test_an_archive_of_another_run_is_refused(tmp_path):
+def test_the_log_of_another_run_is_refused(tmp_path):
     path = tmp_path / "asked.npz"
     run(Oracle(), checkpoint=path, **OPTIONS)
     with pytest.raises(
@@ -366,11 +366,11 @@ def test_an_archive_of_another_run_is_refused(tmp_path):
             run(oracle, checkpoint=path, resume=True, **{**OPTIONS, **options})
         assert oracle.asked == []
     save_arrays(path, {"y": np.zeros(3)})
-    with pytest.raises(ValueError, match=r"asked\.npz: expected an archive of points asked and labels, got another"):
+    with pytest.raises(ValueError, match=r"asked\.npz: expected a query log of points and labels, got another"):
         run(Oracle(), checkpoint=path, resume=True, **OPTIONS)
 
 
-# Transfer --------------------------------------------------------------------------------------------------------------
+# Transfer -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -416,7 +416,7 @@ def test_a_substitute_deceives_a_network_of_which_only_labels_are_known():
     assert evaluate(target, data.test).error < 0.1
 
 
-# Bad input -------------------------------------------------------------------------------------------------------------
+# Bad input ------------------------------------------------------------------------------------------------------------
 
 X = np.full((3, 4), 0.5)
 BAD = {

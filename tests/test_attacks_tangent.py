@@ -53,7 +53,7 @@ def test_only_the_span_of_the_basis_counts(rng):
     np.testing.assert_allclose(c.x_adv, a.x_adv, rtol=1e-12)
 
 
-def test_of_all_directions_it_is_steepest_ascent_in_l2(rng):
+def test_with_a_basis_of_the_whole_space_it_is_steepest_ascent_in_l2(rng):
     _, _, model = linear(1, 4, 3)
     x = rng.uniform(0.4, 0.6, (4, 4))
     a = tangent(model, x, basis=np.eye(4), eps=0.1)
@@ -62,7 +62,7 @@ def test_of_all_directions_it_is_steepest_ascent_in_l2(rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_where_the_plane_has_no_part_of_the_gradient_nothing_is_moved(dtype):
+def test_a_gradient_orthogonal_to_the_plane_moves_nothing(dtype):
     w = np.array([[1.0, -1.0], [1.0, -1.0], [0.0, 0.0]], dtype)
     x = np.array([[0.5, 0.5, 0.5]], dtype)
     for direction in ([1.0, -1.0, 0.0], [0.0, 0.0, 1.0], [0.3, -0.3, 0.1], [0.0, 0.0, 0.0]):
@@ -72,7 +72,7 @@ def test_where_the_plane_has_no_part_of_the_gradient_nothing_is_moved(dtype):
         assert result.share[0] == 0
 
 
-def test_a_step_that_the_box_clips_is_said_to_have_left_the_plane():
+def test_a_clipped_step_is_flagged_as_having_left_the_plane():
     w = np.array([[-1.0, 1.0], [-1.0, 1.0]])
     x = np.array([[0.95, 0.5], [0.5, 0.5]])
     result = tangent(lambda x: x @ w, x, np.array([0, 0]), basis=np.ones((1, 2)), eps=0.2)

@@ -41,7 +41,7 @@ def test_one_iteration_is_one_product_with_the_hessian(rng):
         )
 
 
-def test_it_beats_noise_and_takes_the_better_of_two_ends(rng):
+def test_it_beats_noise_and_takes_the_better_of_two_signs(rng):
     model, x = network(rng).astype(np.float64), rng.uniform(0.4, 0.6, (20, 1, 2, 2))
     result = virtual_adversarial(model, x, eps=0.3, rng=rng)
     before = model(x).data
@@ -67,7 +67,7 @@ def test_seeds_reproduce(rng):
     assert (a != c).any()
 
 
-def test_a_difference_that_rounding_swallows_is_warned_of(rng):
+def test_a_difference_lost_in_rounding_gives_a_warning(rng):
     _, _, model = linear(0, 6, 4)
     single = lambda x: (model(x)).astype(np.float32)  # noqa: E731
     x = rng.uniform(0.3, 0.7, (8, 6)).astype(np.float32)
@@ -81,7 +81,7 @@ def test_a_difference_that_rounding_swallows_is_warned_of(rng):
     np.testing.assert_allclose(good.x_adv, exact.x_adv, atol=5e-3)
 
 
-def test_a_saturated_model_has_no_direction_and_says_so():
+def test_a_saturated_model_is_flagged():
     saturated = lambda x: x @ np.array([[1e4, -1e4]])  # noqa: E731
     result = virtual_adversarial(saturated, np.array([[0.9], [1e-5]]), eps=0.1, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(result.flags["zero_gradient"], [True, False])

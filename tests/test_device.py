@@ -1,6 +1,7 @@
 """The swap: the same code on device arrays, through a stand-in for CuPy that refuses to mix host and device."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import fake_cupy
 import numpy as np
 import pytest
 
-from npadv import nn
+from npadv import Tensor, grad, nn, ops
 from npadv.attacks import (
     carlini_wagner,
     confident_errors,
@@ -30,18 +31,23 @@ from npadv.attacks import (
 )
 from npadv.attacks.result import predict
 from npadv.backend import to_numpy
+from npadv.capture import CapturedStep
 from npadv.cli import main
 from npadv.data import Split
 from npadv.defenses import adversarial_training
-from npadv.functional import kl_divergence
+from npadv.fast import ENABLED
+from npadv.functional import cross_entropy, kl_divergence
 from npadv.gan import GAN, Players, play
 from npadv.norms import NORMS, norm, project, steepest_ascent_direction
 from npadv.optim import SGD, Adam
-from npadv.train import classification_loss, evaluate, fit
+from npadv.train import classification_loss, evaluate, fit, gradient_update
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="g++, which runs the kernels here, is not installed"
 )
+
+
+needs_fast = pytest.mark.skipif(not ENABLED, reason="NPADV_FAST=off: kernels are fast versions")
 
 
 @pytest.fixture
@@ -104,6 +110,69 @@ def test_training_on_the_device_is_training(counts, split, loss, rule):
     assert device_score.loss == pytest.approx(score.loss, rel=1e-6)
     assert [row["train_loss"] for row in device_history] == pytest.approx([row["train_loss"] for row in history])
     assert counts["launches"] > 0
+
+
+@needs_fast
+def test_a_layer_with_a_kernel_is_computed_by_it(counts, split):
+    model = convnet().to("cuda")
+    fit(
+        model,
+        classification_loss,
+        split,
+        optimizer=SGD(model.parameters(), 0.1),
+        epochs=1,
+        rng=np.random.default_rng(0),
+    )
+    launched = {kernel for kernel, *_ in fake_cupy.LAUNCHES}
+    forward = {"conv2d_forward", "max_pool_forward", "maxout_forward", "cross_entropy_forward"}
+    backward = {"conv2d_weight_grad", "max_pool_backward", "maxout_backward", "cross_entropy_backward"}
+    assert {re.sub("_parts$", "", kernel) for kernel in launched} >= forward | backward | {"max_norm_columns"}
+
+
+@needs_fast
+def test_the_step_of_the_gpu_benchmark_is_captured_in_two_hundred_launches(counts, rng):
+    """[SYN]'s convnet in adversarial training, with padding and a cropped convolution."""
+    images, labels = rng.random((2, 1, 28, 28), np.float32), rng.integers(0, 10, 2)
+
+    def run(device):
+        model = nn.network("syn_convnet", rng=np.random.default_rng(0)).to(device)
+        optimizer, loss = SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-3), adversarial_training(0.1)
+
+        def step(x, y):
+            return gradient_update(model, loss, optimizer, x, y, rng=rng)  # rng is not used
+
+        x, y = on(device, images), on(device, labels)
+        taken = step if device == "cpu" else CapturedStep(step, x)
+        return [float(to_numpy(taken(x, y))) for _ in range(4)], taken
+
+    (host, _), (device, captured) = both(run)
+    np.testing.assert_allclose(device, host, rtol=1e-5)
+    (record,) = captured.records.values()
+    assert len(record.graph.actions) < 200
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: ops.maxout(x, pieces=2, axis=1),
+        lambda x: ops.max_pool2d(x, 2, stride=1, padding=1, ceil_mode=True),
+        lambda x: cross_entropy(x.reshape(4, -1), np.array([0, 1, 2, 5], np.uint8), reduction="none"),
+    ],
+)
+def test_first_and_second_derivatives_on_the_device_are_those_of_the_host_in_every_dtype(counts, rng, operation, dtype):
+    x, weights = rng.integers(-3, 4, (2, 4, 5, 3)).astype(dtype), rng.random((2, 4, 5, 3)).astype(dtype)
+
+    def run(device):
+        leaf, w = Tensor(on(device, x), requires_grad=True), on(device, weights)
+        y = operation(leaf)
+        (g,) = grad(ops.sum(y * y), [leaf], create_graph=True)
+        return [to_numpy(a) for a in (y.data, g.data, grad(ops.sum(g * w), leaf))]
+
+    host, device = both(run)
+    for a, b in zip(host, device, strict=True):
+        assert a.dtype == b.dtype == dtype
+        np.testing.assert_allclose(b, a, rtol=100 * np.finfo(dtype).eps, atol=100 * np.finfo(dtype).eps)
 
 
 def test_attacks_on_the_device_are_the_attacks(counts, split):

@@ -1,4 +1,4 @@
-"""Transfer, robustness curves and distances: exact where it is known what comes out, and against loops."""
+"""Transfer, robustness curves and distances: exact where the result is known, and equal to plain loops."""
 
 import itertools
 import math
@@ -119,7 +119,7 @@ def test_errors_are_counted_as_a_loop_counts_them(problem, where):
         assert (rate.hits[i, j], rate.count[i, j]) == (hits, count)
 
 
-def test_a_target_is_only_asked_and_may_answer_with_classes(problem):
+def test_a_target_needs_no_gradient_and_may_return_classes(problem):
     models, x, y = problem
     targets = {
         "scores": models["b"],
@@ -169,7 +169,7 @@ def test_the_curve_is_the_attack_at_each_eps_and_at_0_the_clean_accuracy(problem
 
 
 def bump(x):
-    """Give class 1 to points between 0.55 and 0.65 only: whoever steps too far is past it."""
+    """Give class 1 to points between 0.55 and 0.65 only: a step that is too long overshoots it."""
     from npadv import ops
 
     inside = 0.05 - ops.abs(x - 0.6)
@@ -276,7 +276,7 @@ def test_the_least_budget_is_not_lost_by_stepping_too_far():
     assert found.distance[2] == 0
 
 
-def test_the_least_budget_asks_no_more_than_it_says():
+def test_the_least_budget_needs_no_more_attacks_than_documented():
     x, y = np.random.default_rng(0).random((30, 2)), np.zeros(30, dtype=int)
     attacked = []
 
@@ -291,7 +291,7 @@ def test_the_least_budget_asks_no_more_than_it_says():
     robustness_curve(lambda x: 5 * x, x, y, attack=counting, eps=[0.0, 0.1])
 
 
-# What holds for all ---------------------------------------------------------------------------------------------------
+# Shared by all measurements -------------------------------------------------------------------------------------------
 
 RUNS = {
     "transfer": lambda m, x, y, **o: transfer_matrix(m, m, x, y, attack=partial(fgsm, eps=0.1), **o),
@@ -423,7 +423,7 @@ WRONG = {
     "NaN budget": (lambda: budgets(eps=[np.nan]), r"^eps: expected a sequence of finite"),
     "halvings": (lambda: budgets(halvings=-1), r"^halvings: expected an integer of at least 0, got -1"),
     "probabilities": (lambda: distances(model=lambda x: x, x=np.full((4, 2), 0.5)), r"^model: expected logits, got prob"),
-    "quantile": (lambda: distances().quantile(1.5), r"^q: expected a share from 0 to 1, got 1\.5"),
+    "quantile": (lambda: distances().quantile(1.5), r"^q: expected a number in \[0, 1\], got 1\.5"),
     "radius": (lambda: distances().within(-1.0), r"^r: expected distances of at least 0, got -1\.0"),
     "NaN distance": (lambda: Distances(np.array([np.nan])), r"^distance: expected numbers \(N,\) of at least 0"),
     "no distance": (lambda: Distances(np.array([])), r"^distance: expected numbers"),

@@ -86,7 +86,7 @@ def test_the_paper_s_directions(problem):
     np.testing.assert_allclose(found.directions[0, 0], np.sign(g))
     rest = g - g @ np.sign(g) / 6 * np.sign(g)
     np.testing.assert_allclose(found.directions[0, 1], rest / np.sqrt((rest**2).mean()))
-    # At the right edge of the middle row stands what the fast gradient sign method makes of the example.
+    # The right edge of the middle row is the result of the fast gradient sign method.
     model, x, y = problem
     found = windows(model, x, y, eps=0.3, points=3, bounds=(0.0, 1.0), clip=True)
     np.testing.assert_array_equal(found.classes[:, 1, 2], fgsm(model, x, y, eps=0.3).prediction)
@@ -253,9 +253,9 @@ def test_the_pair_is_the_best_of_all():
 
 
 @pytest.mark.parametrize("alike", [False, True])
-def test_the_second_row_leads_to_its_like_and_the_third_erases(digits, alike):
+def test_the_second_row_leads_to_the_same_class_and_the_third_erases(digits, alike):
     images, labels = digits
-    if alike:  # nobody of the class is as far as the other class: the step goes past its end
+    if alike:  # no image of the class is as far as the other class: the step extends past the farthest
         images = np.where(images > 0, 0.8 + 0.2 * images, images)
     found = norm_demonstration(images, labels, true=1, other=0, size=1.0, rng=np.random.default_rng(0))
     eta, size = found.perturbation[0, 1], found.l2[0, 0]
@@ -291,7 +291,7 @@ def test_signs_stay_and_zeros_get_random_ones(digits):
     np.testing.assert_array_equal(again.perturbation, found.perturbation)
 
 
-def test_a_model_is_asked_for_the_six(digits):
+def test_a_model_classifies_the_six(digits):
     images, labels = digits
     asked = []
 
@@ -308,7 +308,7 @@ def test_a_model_is_asked_for_the_six(digits):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++, which runs the kernels here, is not installed")
-def test_a_model_on_the_device_is_asked_too(digits):
+def test_a_model_on_the_device_classifies_them_too(digits):
     images, labels = digits
     options = {"true": 0, "other": 2, "size": 4.0}
     model = network_of(images.shape[1:])
@@ -366,7 +366,7 @@ WRONG = {
     "label shape": (lambda: norms(labels=np.array([3, 7])), r"^labels: expected shape \(3,\)"),
     "again": (
         lambda: norms(images=np.array([[1.0, 0.1], [1.0, 0.5], [1.0, 0.1]])),
-        r"^images: expected different images of the class `true`, got one image again and again",
+        r"^images: expected different images of the class `true`, got copies of one",
     ),
     "same": (lambda: norms(images=np.ones((3, 2))), r"^images: expected one of class 3 that is nearer"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The checks for masked gradients fire on networks that mask theirs, and are silent on one that does not."""
+"""The checks for masked gradients find networks that mask their gradients, and do not suspect one that does not."""
 
 import shutil
 from functools import partial
@@ -79,7 +79,7 @@ def saturated(model):
 
 
 def rounded(model, levels=12):
-    """Return the model behind pixels of few levels, whose derivative is zero: the input is on the tape, and of no use."""
+    """Return the model behind pixels of few levels, whose derivative is zero, although the input is on the tape."""
 
     def quantised(x):
         return x * 0.0 + np.round(value_of(x) * levels) / np.float32(levels)
@@ -88,7 +88,7 @@ def rounded(model, levels=12):
 
 
 def shattered(model):
-    """Return the model behind a saw of height 0.01, whose slope of 4 up and down is larger than that of what it lies on."""
+    """Return the model behind a sawtooth of height 0.01, whose slopes of 4 and -4 hide the slope of 1 beneath."""
 
     def ripple(x):
         place = x * np.float32(200) - np.floor(value_of(x) * np.float32(200))  # from 0 to 1 again and again
@@ -98,7 +98,7 @@ def shattered(model):
 
 
 def distilled():
-    """Return a network that learned at temperature 50 and is asked at temperature 1, without the distillation."""
+    """Return a network trained at temperature 50 and evaluated at temperature 1, without the distillation."""
 
     def hot(model, x, y, *, rng):
         return cross_entropy(model(x, train=True, rng=rng) * (1 / 50), y)
@@ -119,7 +119,7 @@ def test_an_honest_network_is_not_suspected(honest, stranger, data):
     for eps in (0.01, 0.05, 0.1, 0.2, 0.6):
         assert suspicious(honest, data, stranger, eps) == set(), eps
     loud = lambda x: honest(x) * np.float32(4)  # noqa: E731
-    assert suspicious(loud, data, stranger) == set()  # sure of itself is not yet saturated
+    assert suspicious(loud, data, stranger) == set()  # confident, but not saturated
     louder = lambda x: honest(x) * 40.0  # noqa: E731
     x = data[0].astype(np.float64)
     assert suspicious(louder, (x, data[1]), stranger) == set()  # in float64 the gradient is there, small as it is
@@ -146,13 +146,13 @@ def test_shattered_gradients_are_found(honest, stranger, data):
     assert suspicious(model, data, stranger) == ALL - {"zero_gradients"}  # the gradient is there, and wrong
 
 
-def test_a_hot_student_is_found(stranger, data):
+def test_a_network_trained_at_a_high_temperature_is_found(stranger, data):
     model = distilled()
     assert (value_of(model(data[0])).argmax(axis=1) == data[1]).mean() > 0.9
     assert suspicious(model, data, stranger) == ALL - {"one_step_beats_many"}
 
 
-# The verdicts, from attacks that do as they are told -------------------------------------------------------------------
+# Verdicts, from attacks whose results are prescribed ------------------------------------------------------------------
 
 X = np.linspace(0.0, 1.0, 200, dtype=np.float64).reshape(100, 2)
 
@@ -183,7 +183,7 @@ Y = np.zeros(100, dtype=int)
 @pytest.mark.parametrize(
     ("one", "many", "expected"),
     [((0.2, 0), (0.1, 0), True), ((0.1, 0), (0.2, 0), False), ((0.2, 0), (0.2, 0), False),
-     ((0.06, 0), (0.0, 0), False), ((0.07, 0), (0.0, 0), True),  # six heads in a row happen, seven hardly
+     ((0.06, 0), (0.0, 0), False), ((0.07, 0), (0.0, 0), True),  # six heads in a row are likely enough, seven are not
      ((0.3, 0), (0.3, 30), False), ((0.4, 0), (0.2, 40), True)],
 )  # fmt: skip
 def test_one_step_is_suspicious_if_it_is_clearly_better(one, many, expected):
@@ -310,7 +310,7 @@ def test_zero_gradients_are_counted():
 @pytest.mark.parametrize("bad", [0, 6, 15])
 def test_more_steps_have_to_raise_the_loss(bad):
     def attack(model, x, y, *, steps):
-        """Move examples up the loss, all but a few, which many steps bring back: to the start, or half the way."""
+        """Move examples up the loss, all but a few, which many steps bring back to the start or part of the way to it."""
         place = np.round(x[:, 0] * 99.5)
         way = np.where(place < bad, 0.3 if steps == 1 else np.where(place % 2, 0.0, 0.2), 0.3)
         x_adv = x + way[:, None]

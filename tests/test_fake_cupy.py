@@ -1,10 +1,17 @@
 """What stands in for CuPy: its streams capture as CUDA's do, and it finds what a GPU would answer with wrong numbers."""
 
+import ast
+import importlib.util
+import inspect
 import sys
+from pathlib import Path
 
 import fake_cupy
 import numpy as np
 import pytest
+from subprocesses import run_python
+
+import npadv
 
 
 @pytest.fixture
@@ -62,3 +69,42 @@ def test_the_stand_in_finds_streams_that_do_not_wait_and_memory_in_other_hands(c
         graph.launch()
     with pytest.raises(RuntimeError, match="cannot capture on the default"):
         cupy.cuda.get_current_stream().begin_capture()
+
+
+# Names ------------------------------------------------------------------------------------------------------------------
+
+
+def array_module_names():
+    """Every name that npadv takes from the array module, ``xp.name`` or ``xp_of(x).name``, and one place of each."""
+    found = {}
+    for path in sorted(Path(npadv.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            parts, inner = [], node
+            while isinstance(inner, ast.Attribute):
+                parts.insert(0, inner.attr)
+                inner = inner.value
+            by_name = isinstance(inner, ast.Name) and inner.id in ("xp", "cupy")
+            by_call = isinstance(inner, ast.Call) and getattr(inner.func, "id", "") in ("xp_of", "require_cupy")
+            if parts and (by_name or by_call):
+                found[".".join(parts)] = f"{path.name}:{node.lineno}"
+    return found
+
+
+def test_the_stand_in_has_every_name_that_npadv_takes_from_cupy():
+    fake = fake_cupy.module()
+    assert {name: at for name, at in array_module_names().items() if not has(fake, name)} == {}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
+def test_cupy_has_every_name_that_npadv_takes_from_it():
+    names = sorted(array_module_names())
+    code = f"import cupy; print([name for name in {names!r} if not has(cupy, name)])"
+    assert run_python(f"{inspect.getsource(has)}\n{code}").strip() == "[]"
+
+
+def has(module, name):
+    for part in name.split("."):
+        if not hasattr(module, part):
+            return False
+        module = getattr(module, part)
+    return True

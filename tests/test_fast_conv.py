@@ -28,18 +28,18 @@ plain_conv2d, plain_input_grad, plain_weight_grad = (
 
 # Settings that leave no choice between the algorithms.
 ALL_ROWS = [(fast, "MIN_CHANNELS", 0), (fast, "MIN_ROWS", 0), (fast, "WINOGRAD", False)]
-WINOGRAD = [(fast, "MIN_CHANNELS", 0), (fast, "MIN_ROWS", 0), (winograd, "WORTH", np.inf)]
+WINOGRAD = [(fast, "MIN_CHANNELS", 0), (fast, "MIN_ROWS", 0), (winograd, "MAX_COST_RATIO", np.inf)]
 ALGORITHMS = {
     "winograd": WINOGRAD,
-    "winograd, an image at a time": [*WINOGRAD, (winograd, "ELEMENTS", 1)],
+    "winograd, an image at a time": [*WINOGRAD, (winograd, "MAX_ELEMENTS", 1)],
     "shifted_gemm": [*ALL_ROWS, (fast, "GEMM_MULTIPLICATIONS", 0)],
     "shifted_gemm, small tiles": [*ALL_ROWS, (fast, "GEMM_MULTIPLICATIONS", 0), (shifted_gemm, "TILE_ROWS", (1, 2))],
     "row_im2col": [*ALL_ROWS, (fast, "GEMM_MULTIPLICATIONS", 1 << 60), (row_im2col, "WORTH_TWO_THREADS", 0)],
     "im2col": [(fast, "MIN_CHANNELS", 1 << 60)],
-    "im2col, all rows at once": [(fast, "MIN_CHANNELS", 1 << 60), (im2col, "BLOCKS", 1)],
-    "im2col, some rows at once": [(fast, "MIN_CHANNELS", 1 << 60), (im2col, "BLOCKS", 3)],
-    "im2col, in pieces": [(fast, "MIN_CHANNELS", 1 << 60), (im2col, "SMALL", 32), (im2col, "SHORTEST", 1)],
-    "im2col, one pixel at a time": [(fast, "MIN_CHANNELS", 1 << 60), (im2col, "CACHED", 1)],
+    "im2col, all rows at once": [(fast, "MIN_CHANNELS", 1 << 60), (im2col, "MIN_BLOCKS", 1)],
+    "im2col, some rows at once": [(fast, "MIN_CHANNELS", 1 << 60), (im2col, "MIN_BLOCKS", 3)],
+    "im2col, in pieces": [(fast, "MIN_CHANNELS", 1 << 60), (im2col, "MAX_UNPACKED", 32), (im2col, "MIN_PIECE", 1)],
+    "im2col, one pixel at a time": [(fast, "MIN_CHANNELS", 1 << 60), (im2col, "MAX_COLUMNS", 1)],
 }
 
 

@@ -38,8 +38,8 @@ def gradients(model, x, y):
 def lively(request, monkeypatch):
     """Many small parts for many threads, from the smallest sizes on; both by sums of products and by Winograd's algorithm."""
     monkeypatch.setattr(fast, "WINOGRAD", request.param == "winograd")
-    monkeypatch.setattr(winograd, "WORTH", np.inf)
-    monkeypatch.setattr(winograd, "ELEMENTS", 1 << 14)
+    monkeypatch.setattr(winograd, "MAX_COST_RATIO", np.inf)
+    monkeypatch.setattr(winograd, "MAX_ELEMENTS", 1 << 14)
     monkeypatch.setattr(parallel, "threads", lambda: 3)
     monkeypatch.setattr(fast, "MIN_ROWS", 0)
     monkeypatch.setattr(linalg, "BLAS_THREADS", 1)

@@ -13,7 +13,7 @@ from subprocesses import run_python
 
 from npadv.fast import ENABLED, blas, memory, parallel
 
-needs_fast = pytest.mark.skipif(not ENABLED, reason="NPADV_FAST=off")
+pytestmark = pytest.mark.skipif(not ENABLED, reason="NPADV_FAST=off: no threads, NumPy's own products")
 
 # Matrix products ------------------------------------------------------------------------------------------------------
 
@@ -27,19 +27,19 @@ def test_products_are_added_to_what_is_there(direct, data):
     y, x, w = (data.draw(arrays(shape)).astype(dtype, order="C") for shape in ((r, k), (q, c + 2), (taps, c, k)))
     x = x[:, 1:-1]  # rows that lie apart
     counts = data.draw(st.lists(st.integers(0, min(r, q)), max_size=4))
-    spans = [tuple(data.draw(st.integers(0, top)) for top in (r - n, q - n)) for n in counts]
-    spans = [(*places, n, data.draw(st.integers(0, taps - 1))) for places, n in zip(spans, counts, strict=True)]
+    ranges = [tuple(data.draw(st.integers(0, top)) for top in (r - n, q - n)) for n in counts]
+    ranges = [(*places, n, data.draw(st.integers(0, taps - 1))) for places, n in zip(ranges, counts, strict=True)]
     expected_y, expected_w = y.copy(), w.copy()
-    for at, start, n, tap in spans:
+    for at, start, n, tap in ranges:
         expected_w[tap] += x[start : start + n].T @ y[at : at + n]
         expected_y[at : at + n] += x[start : start + n] @ w[tap]
     with pytest.MonkeyPatch.context() as patch:
         if not direct:
             patch.setattr(blas, "_GEMM", {})
         kept = y.copy()
-        blas.add_products(y, x, w, spans)
+        blas.add_products(y, x, w, ranges)
         np.testing.assert_allclose(y, expected_y, rtol=rtol, atol=rtol)
-        blas.add_transposed_products(w, x, kept, spans)
+        blas.add_transposed_products(w, x, kept, ranges)
         np.testing.assert_allclose(w, expected_w, rtol=rtol, atol=rtol)
 
 
@@ -49,14 +49,14 @@ def test_numpys_blas_is_found():
         assert set(blas._GEMM) == {"f", "d"}
         assert blas.threads() == blas._get_threads() >= 1
     else:  # another build: whatever was found has been tried
-        assert blas._right(blas._GEMM)
+        assert blas._compute_products(blas._GEMM)
 
 
 def test_a_product_that_computes_something_else_is_not_used():
     def wrong(*arguments):
         pass
 
-    assert not blas._right({"f": wrong})
+    assert not blas._compute_products({"f": wrong})
 
 
 def test_blas_can_be_left_alone():

@@ -161,6 +161,91 @@ def test_errors_of_one_number_per_example_are_squared_and_not_averaged():
     assert F.mean_squared_error(np.ones((2, 2, 2)), np.zeros((2, 2, 2)), "none").tolist() == [1, 1]
 
 
+# 0 log 0 ----------------------------------------------------------------------------------------------------------------
+
+IMPOSSIBLE = np.array([[0.0, 1.0, -np.inf]])  # a class that cannot be
+
+
+def test_a_class_of_weight_0_may_have_the_logit_minus_infinity():
+    logits, weights = Tensor(IMPOSSIBLE, requires_grad=True), Tensor(np.array([[0.25, 0.75, 0.0]]), requires_grad=True)
+    without = F.cross_entropy(Tensor(IMPOSSIBLE[:, :2]), weights.data[:, :2])
+    loss = F.cross_entropy(logits, weights)
+    assert loss.item() == pytest.approx(without.item(), rel=1e-15)
+    p = 1 / (1 + np.e)
+    np.testing.assert_allclose(grad(loss, logits), [[p - 0.25, 0.25 - p, 0]], rtol=1e-14)
+    assert np.isfinite(grad(loss, weights)).all()
+
+
+def test_a_weight_of_0_still_has_its_gradient_where_the_logarithm_is_finite():
+    weights = Tensor(np.array([[1.0, 0.0]]), requires_grad=True)
+    loss = F.cross_entropy(np.array([[0.0, 0.0]]), weights)
+    np.testing.assert_allclose(grad(loss, weights), [[np.log(2)] * 2])
+
+
+def test_divergence_leaves_out_classes_of_probability_0():
+    p, q = Tensor(IMPOSSIBLE, requires_grad=True), Tensor(np.array([[0.0, 2.0, 1.0]]), requires_grad=True)
+    divergence = F.kl_divergence(p, q)
+    a, b = (np.exp(z) / np.exp(z).sum() for z in (IMPOSSIBLE[0], q.data[0]))
+    assert divergence.item() == pytest.approx((a[:2] * np.log(a[:2] / b[:2])).sum(), rel=1e-14)
+    d_p, d_q = grad(divergence, [p, q])
+    np.testing.assert_allclose(d_q, [b - a], rtol=1e-14)
+    np.testing.assert_allclose(d_p[0, :2], a[:2] * (np.log(a[:2] / b[:2]) - divergence.item()), rtol=1e-13)
+    assert d_p[0, 2] == 0
+
+
+def test_divergence_of_equal_distributions_with_an_impossible_class_is_0():
+    p, q = (Tensor(IMPOSSIBLE.copy(), requires_grad=True) for _ in "pq")
+    divergence = F.kl_divergence(p, q)
+    assert divergence.item() == 0
+    np.testing.assert_array_equal(grad(divergence, [p, q]), np.zeros((2, 1, 3)))
+
+
+def test_an_impossible_class_that_has_weight_costs_infinity():
+    assert F.cross_entropy(IMPOSSIBLE, np.array([[0.5, 0.0, 0.5]])) == np.inf
+    assert F.kl_divergence(np.zeros((1, 3)), IMPOSSIBLE) == np.inf
+
+
+# Integers -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.int64, np.bool_])
+def test_losses_of_integers_are_those_of_the_same_numbers_in_floating_point(dtype):
+    a, b = (np.array([[10, 250, 3], [255, 0, 7]]) - shift for shift in (0, 20))
+    a, b = a.astype(dtype), b.astype(dtype)
+    labels = np.array([0, 2])
+    for loss in (F.mean_squared_error, F.kl_divergence, lambda z, _: F.cross_entropy(z, labels)):
+        assert loss(a, b) == loss(a.astype(np.float64), b.astype(np.float64))
+    for function in (F.softmax, F.log_softmax, lambda z: F.binary_cross_entropy(z, 1.0)):
+        np.testing.assert_array_equal(function(a), function(a.astype(np.float64)))
+
+
+def test_the_squared_error_of_two_bytes():
+    assert F.mean_squared_error(np.array([[10]], np.uint8), np.array([[30]], np.uint8)) == 400
+    assert F.mean_squared_error(Tensor(np.array([[10]], np.uint8)), np.array([[30]], np.uint8)).item() == 400
+
+
+@pytest.mark.parametrize("number", [0.9, np.float32(0.9), np.float64(0.9), 1, np.int64(1), np.True_])
+def test_the_target_of_binary_cross_entropy_may_be_any_number(number):
+    logits = np.array([0.5, -2.0], np.float32)
+    loss = F.binary_cross_entropy(logits, number)
+    assert loss.dtype == np.float32
+    assert loss == pytest.approx(F.binary_cross_entropy(logits, np.full(2, number, np.float32)), rel=1e-6)
+    with pytest.raises(
+        ValueError, match=r"binary_cross_entropy\(targets\): expected probabilities in \[0, 1\], got from"
+    ):
+        F.binary_cross_entropy(logits, number + np.float32(1))
+
+
+@pytest.mark.parametrize("dtype", [">i2", ">i8", "<i4", ">u4", "u8", "i1"])
+def test_labels_may_have_any_integer_dtype_and_byte_order(dtype):
+    logits = np.random.default_rng(0).standard_normal((3, 4))
+    labels = np.array([0, 3, 1])
+    assert F.cross_entropy(logits, labels.astype(dtype)) == F.cross_entropy(logits, labels)
+    np.testing.assert_array_equal(F.one_hot(labels.astype(dtype), 4), np.eye(4)[labels])
+    with pytest.raises(ValueError, match=r"labels: expected classes 0\.\.3, got values from 0 to 4"):
+        F.cross_entropy(logits, np.array([0, 4, 1], dtype))
+
+
 # Activations ----------------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +276,12 @@ def test_maxout_takes_the_largest_of_each_units_pieces(seed, pieces, units, axis
         its_pieces = np.take(x, [u + units * piece for piece in range(pieces)], axis)
         assert np.take(y, u, axis).tolist() == its_pieces.max(axis).tolist()
     check_grads(lambda x: F.maxout(x, pieces, axis), [x])
+
+
+@pytest.mark.parametrize("axis", [2, 5, -3])
+def test_maxout_refuses_an_axis_out_of_range(axis):
+    with pytest.raises(ValueError, match=rf"maxout\(axis\): expected an axis of an array of 2 dimensions, got {axis}"):
+        F.maxout(np.ones((2, 4)), 2, axis=axis)
 
 
 def test_at_a_tie_of_pieces_the_first_wins():

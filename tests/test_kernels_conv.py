@@ -167,7 +167,7 @@ def test_a_tap_over_the_padding_reads_nothing(xp, version):
     np.testing.assert_array_equal(y[0, 0], [[4, 6, 6, 4], [6, 9, 9, 6], [6, 9, 9, 6], [4, 6, 6, 4]])
 
 
-# Every barrier of every version is needed: without it the watched build reports a race or a value that nobody wrote.
+# Every barrier of every version is needed: without it the watched build reports a race or an uninitialised value.
 BARRIERS = [("conv2d_2_tiles", 2, 0), ("conv2d_2_tiles", 2, 1)]
 BARRIERS += [(conv.FILES[version], version, which) for version in (3, 4) for which in range(3)]
 

@@ -136,7 +136,7 @@ def test_every_build_reports_a_barrier_that_not_all_reach_and_does_not_hang(kern
 
 @pytest.mark.parametrize("order", cpu.ORDERS)
 @pytest.mark.parametrize("kernel", [kernel for kernel, message in RACES.items() if "race" in message])
-def test_a_race_is_found_in_any_order_whoever_wins(kernel, order):
+def test_a_race_is_found_in_any_order_of_threads(kernel, order):
     found(kernel, "race on|uninitialised", blocks=2 if "block" in kernel else 1, build="races", order=order)
 
 

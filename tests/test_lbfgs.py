@@ -1,4 +1,4 @@
-"""The L-BFGS attack's two solvers: optimal where that can be checked, alike, alone with each example, and tidy when stopped."""
+"""The L-BFGS attack's two solvers: optimal where this can be checked, alike, independent of the batch, clean when stopped."""
 
 import json
 import signal
@@ -16,7 +16,8 @@ from benchmarks import __main__ as command_line
 from benchmarks import attacks_lbfgs as benchmark
 from npadv import Tensor, ops
 from npadv.attacks import lbfgs, lbfgs_batched, lbfgs_scipy
-from npadv.attacks.lbfgs_problem import Problem, Search
+from npadv.attacks.lbfgs_problem import PenalizedLoss
+from npadv.attacks.lbfgs_search import Search
 from npadv.backend import to_numpy
 from npadv.functional import cross_entropy, softmax
 from npadv.nn import Dense, ReLU, Sequential, Tanh
@@ -35,14 +36,14 @@ def no_thread_is_left_behind():
     assert not [thread for thread in threading.enumerate() if thread.name == "npadv-lbfgs"]
 
 
-class Recorded(Problem):
-    """A problem that keeps what its solvers hand in, by example."""
+class Recorded(PenalizedLoss):
+    """A problem that stores the solutions by example."""
 
     solutions: dict
 
-    def conclude(self, search, solution):
+    def finish(self, search, solution):
         self.solutions.setdefault(search.example, []).append((search.weight, solution))
-        super().conclude(search, solution)
+        super().finish(search, solution)
 
 
 def solve(solver, model, x, targets, weight=1.0, bounds=(0.0, 1.0), at_once=256, **options):
@@ -66,7 +67,7 @@ def row_by_row(seed, features=6, classes=3):
 
 
 def network(activation, seed=0, widths=(12, 40, 30, 4), scale=2):
-    """Return a network in float64; large weights make it bend, so that problems have several minima."""
+    """Return a network in float64; large weights make it strongly nonlinear, so that problems have several minima."""
     rng = np.random.default_rng(seed)
     a, b, c, d = widths
     layers = Dense(a, b, rng=rng), activation(), Dense(b, c, rng=rng), activation(), Dense(c, d, rng=rng)
@@ -76,7 +77,7 @@ def network(activation, seed=0, widths=(12, 40, 30, 4), scale=2):
     return model
 
 
-# Optimality on convex problems ------------------------------------------------------------------------------------------
+# Optimality on convex problems ----------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60)
@@ -89,7 +90,7 @@ def network(activation, seed=0, widths=(12, 40, 30, 4), scale=2):
     solver=st.sampled_from(list(SOLVERS)),
 )
 def test_a_solution_meets_the_karush_kuhn_tucker_conditions(seed, features, classes, weight, squared, solver):
-    """On a linear model the problem is convex, and these conditions are all there is to being its minimum."""
+    """On a linear model the problem is convex, so these conditions are necessary and sufficient for a minimum."""
     rng = np.random.default_rng(seed)
     w, b = rng.normal(0, 2, (features, classes)), rng.normal(0, 0.3, classes)
     x = np.clip(rng.uniform(-0.3, 1.3, (3, features)), 0, 1)  # many pixels at the ends of the box
@@ -109,7 +110,7 @@ def test_a_solution_meets_the_karush_kuhn_tucker_conditions(seed, features, clas
         g = g + weight * (2 * eta if squared else eta / size)
         # How well it can be met: a change of x in its last digit changes the gradient of a short norm by this.
         tolerance = 1e-5 * (1 + 1e-3 * weight / max(size, 1e-9) * (not squared))
-        # A slope upwards only at the lower end, one downwards only at the upper: of slope and distance, one is nothing.
+        # f rises only at the lower end and falls only at the upper: the slope or the distance to that end is zero.
         assert np.minimum(np.maximum(g, 0), point).max() <= tolerance
         assert np.minimum(np.maximum(-g, 0), 1 - point).max() <= tolerance
         assert solution.residual == pytest.approx(np.abs(np.clip(point - g, 0, 1) - point).max(), abs=1e-9)
@@ -139,7 +140,7 @@ def test_both_penalties_find_the_distance_to_the_boundary(solver, squared):
     np.testing.assert_allclose(result.distance, exact, rtol=1e-4 if squared else 0.2)
 
 
-# The two solvers agree --------------------------------------------------------------------------------------------------
+# The two solvers agree ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("squared", [True, False])
@@ -152,7 +153,7 @@ def test_solvers_agree_on_a_smooth_network(weight, squared):
         a.objective == pytest.approx(b.objective, rel=1e-6) and np.abs(a.point - b.point).max() < 2e-3
         for a, b in zip(ours, scipys, strict=True)
     ]
-    assert sum(agree) >= 19  # the other one may have gone to another minimum
+    assert sum(agree) >= 19  # one solver may have reached another minimum
     assert all("converged: the residual" in solution.message for solution in ours)
     assert sum(s.evaluations for s in ours) <= 1.2 * sum(s.evaluations for s in scipys)
 
@@ -160,7 +161,7 @@ def test_solvers_agree_on_a_smooth_network(weight, squared):
 @pytest.mark.parametrize("squared", [True, False])
 @pytest.mark.parametrize("weight", [0.03, 0.3, 3.0])
 def test_solvers_agree_on_a_network_with_kinks(weight, squared):
-    """Whoever crosses another kink may end in another minimum; that is as often the better one as the worse."""
+    """A solver that crosses another kink may end in another minimum, which is as often better as worse."""
     model, rng = network(ReLU, scale=1), np.random.default_rng(1)
     x, targets = rng.random((60, 12)), rng.integers(4, size=60)
     solutions = [solve(name, model, x, targets, weight, squared=squared) for name in ("batched", "scipy")]
@@ -180,12 +181,12 @@ def test_the_batched_solver_finds_examples_as_near_as_scipys():
     assert abs(np.log(ours.distance / scipys.distance).mean()) <= 0.03
 
 
-# An example for itself --------------------------------------------------------------------------------------------------
+# Independence of the batch --------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=5)
 @given(seed=seeds, at_once=st.integers(1, 8), squared=st.booleans(), solver=st.sampled_from(list(SOLVERS)))
-def test_an_examples_result_does_not_depend_on_its_company(seed, at_once, squared, solver):
+def test_an_examples_result_does_not_depend_on_its_batch(seed, at_once, squared, solver):
     model, x = row_by_row(seed), np.random.default_rng(seed).random((5, 6))
     options = {"solver": solver, "squared": squared, "searches": 3, "max_iterations": 15}
     together = lbfgs(model, x, at_once=at_once, **options)
@@ -196,7 +197,7 @@ def test_an_examples_result_does_not_depend_on_its_company(seed, at_once, square
         np.testing.assert_array_equal(alone.x_adv[0], together.x_adv[i])
 
 
-def test_scipys_solvers_in_batches_do_what_they_do_one_at_a_time():
+def test_scipys_solvers_give_the_same_in_batches_and_one_at_a_time():
     model, x = row_by_row(3), np.random.default_rng(3).random((7, 6))
     for at_once in (2, 256):
         batches, one = (lbfgs(model, x, searches=4, at_once=n) for n in (at_once, 1))
@@ -214,11 +215,11 @@ def test_the_model_is_evaluated_in_batches_of_at_most_at_once(solver):
     result = lbfgs(counted, x, solver=solver, searches=2, at_once=6)
     assert max(sizes[1:-1]) == 6
     assert sum(sizes) == result.queries.sum()
-    assert np.mean(sizes[1:-1]) > 5  # a slot that is free is taken at once
+    assert np.mean(sizes[1:-1]) > 5  # a free slot is refilled at once
 
 
-def test_problems_that_are_solved_at_the_same_time_leave_their_places_to_the_next(solver):
-    """Twins ask their last questions together, and for a moment nobody is left."""
+def test_problems_that_end_at_the_same_time_are_replaced_by_the_next(solver):
+    """The problems of equal examples end in the same pass, and for a moment no problem is running."""
     model, x = row_by_row(1), np.repeat(np.random.default_rng(1).random((1, 6)), 7, axis=0)
     y = np.full(7, (int(to_numpy(model(x)).argmax(axis=1)[0]) + 1) % 3)
     for at_once in (1, 2, 3):
@@ -233,7 +234,7 @@ def test_the_model_is_only_called_by_the_callers_thread(solver):
     assert threads == {threading.get_ident()}
 
 
-# The outer search -------------------------------------------------------------------------------------------------------
+# The outer search -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("targeted", [True, False])
@@ -262,7 +263,7 @@ def test_targeted_success_means_the_target(solver):
     assert all({trial.target for trial in trials} <= {y[i]} for i, trials in enumerate(result.trials))
 
 
-def test_what_is_kept_is_the_nearest_success_of_all_trials(solver):
+def test_the_nearest_success_of_all_trials_is_kept(solver):
     model, x = network(Tanh), np.random.default_rng(6).random((5, 12))
     result = lbfgs(model, x, solver=solver, searches=5)
     for i, (trials, kept) in enumerate(zip(result.trials, result.kept, strict=True)):
@@ -273,14 +274,14 @@ def test_what_is_kept_is_the_nearest_success_of_all_trials(solver):
         assert all(isinstance(t.message, str) and t.evaluations >= 1 and t.residual >= 0 for t in trials)
 
 
-def test_a_first_step_is_no_longer_than_the_penalty_would_have_it():
+def test_a_first_step_is_no_longer_than_the_minimum_of_the_penalty():
     """With a large lambda the objective is nearly lambda ||eta||^2, which -g / (2 lambda) minimises at once."""
     (solution,) = solve("batched", lambda x: x @ np.array([[4.0, -4.0], [1.0, 2.0]]), np.array([[0.3, 0.6]]), [1], 1e5)
     assert solution.evaluations <= 3
     assert solution.converged
 
 
-def test_each_reason_to_stop_is_said():
+def test_the_message_names_the_reason_to_stop():
     x = np.array([[0.3, 0.6]])
     line = lambda x: x @ np.array([[4.0, -4.0], [1.0, 2.0]])  # noqa: E731
     kinks = network(ReLU, widths=(2, 60, 60, 2))
@@ -291,7 +292,7 @@ def test_each_reason_to_stop_is_said():
     assert any("CONVERGENCE" in s.message for s in solve("scipy", line, x, [1]))
 
 
-# Box and dtype ----------------------------------------------------------------------------------------------------------
+# Box and dtype --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("squared", [True, False])
@@ -351,7 +352,7 @@ def test_on_the_device_it_is_the_same(solver, at_once, squared):
         assert [(t.weight, t.success, t.message) for t in ours] == [(t.weight, t.success, t.message) for t in theirs]
 
 
-# What goes wrong --------------------------------------------------------------------------------------------------------
+# Errors and Ctrl-C ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -367,7 +368,7 @@ class BrokenError(Exception):
 
 
 def failing(after, action):
-    """Return a model that acts up in one of its calls."""
+    """Return a model that performs an action in one of its calls."""
     model, calls = row_by_row(2), iter(range(10**6))
 
     def call(x):
@@ -379,7 +380,7 @@ def failing(after, action):
 
 
 @pytest.mark.parametrize("after", [1, 5])
-def test_a_models_exception_comes_out_once(solver, after):
+def test_a_models_exception_is_raised_once(solver, after):
     error = BrokenError("as planned")
 
     def throw():
@@ -391,15 +392,15 @@ def test_a_models_exception_comes_out_once(solver, after):
     assert error.__context__ is None
 
 
-def test_a_solvers_own_exception_comes_out_once(monkeypatch):
-    calls, residual = iter(range(10**6)), Problem.residual
+def test_a_solvers_own_exception_is_raised_once(monkeypatch):
+    calls, residual = iter(range(10**6)), PenalizedLoss.residual
 
     def broken(self, *arguments):
         if next(calls) == 3:
             raise BrokenError(threading.current_thread().name)
         return residual(self, *arguments)
 
-    monkeypatch.setattr(Problem, "residual", broken)
+    monkeypatch.setattr(PenalizedLoss, "residual", broken)
     with pytest.raises(BrokenError, match="npadv-lbfgs"):
         lbfgs(row_by_row(0), np.random.default_rng(0).random((5, 6)))
 
@@ -415,15 +416,15 @@ def test_an_interrupt_in_the_model_ends_the_attack(solver):
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs to send a signal to a thread")
 def test_an_interrupt_while_a_solver_computes_ends_the_attack(monkeypatch):
-    main, calls, residual = threading.main_thread().ident, iter(range(10**6)), Problem.residual
+    main, calls, residual = threading.main_thread().ident, iter(range(10**6)), PenalizedLoss.residual
 
     def slow(self, *arguments):
         if next(calls) == 3:
             signal.pthread_kill(main, signal.SIGINT)
-            time.sleep(0.2)  # the caller waits for this thread, and stops to
+            time.sleep(0.2)  # the caller waits for this thread, and stops
         return residual(self, *arguments)
 
-    monkeypatch.setattr(Problem, "residual", slow)
+    monkeypatch.setattr(PenalizedLoss, "residual", slow)
     with pytest.raises(KeyboardInterrupt):
         lbfgs(row_by_row(0), np.random.default_rng(0).random((5, 6)))
 
@@ -437,8 +438,8 @@ def test_an_interrupt_while_a_solver_computes_ends_the_attack(monkeypatch):
         ({"max_iterations": 0}, "max_iterations: expected an integer of at least 1, got 0"),
         ({"max_iterations": 2.5}, "max_iterations: expected an integer of at least 1, got 2.5"),
         ({"at_once": 0}, "at_once: expected an integer of at least 1, got 0"),
-        ({"tolerance": -1e-5}, "tolerance: expected a number of at least 0, got -1e-05"),
-        ({"tolerance": float("nan")}, "tolerance: expected a number of at least 0, got nan"),
+        ({"tolerance": -1e-5}, "tolerance: expected a finite number of at least 0, got -1e-05"),
+        ({"tolerance": float("nan")}, "tolerance: expected a finite number of at least 0, got nan"),
         ({"solver": "newton"}, "solver: expected one of scipy, batched, got 'newton'"),
     ],
 )
@@ -447,17 +448,17 @@ def test_bad_settings_are_named(options, message):
         lbfgs(lambda x: x, np.full((3, 2), 0.5), **options)
 
 
-# The benchmark ----------------------------------------------------------------------------------------------------------
+# The benchmark --------------------------------------------------------------------------------------------------------
 
 
-def test_the_benchmarks_slow_side_is_the_same_attack():
+def test_the_benchmarks_plain_loop_is_the_same_attack():
     model, x = row_by_row(4), np.random.default_rng(7).random((3, 6))
     targets = (to_numpy(model(x)).argmax(axis=1) + 1) % 3
-    recorded = lambda x: model(x if isinstance(x, Tensor) else Tensor(x))  # noqa: E731  Tensors out, as of a network
+    recorded = lambda x: model(x if isinstance(x, Tensor) else Tensor(x))  # noqa: E731  returns Tensors, as a network does
     distances, evaluations = benchmark.one_at_a_time(recorded, x, targets)
     ours = lbfgs(model, x, targets, targeted=True, searches=benchmark.SEARCHES, max_iterations=benchmark.MAX_ITERATIONS)
     np.testing.assert_allclose(distances, np.where(ours.success, ours.distance, np.nan), rtol=1e-9)
-    assert abs(evaluations - ours.queries.sum()) <= 3 * (benchmark.SEARCHES + 1)  # the classes, asked for otherwise
+    assert abs(evaluations - ours.queries.sum()) <= 3 * (benchmark.SEARCHES + 1)  # it queries the classes separately
 
 
 def test_the_benchmark_says_how_many_times_as_fast(monkeypatch, tmp_path, capsys):

@@ -1,12 +1,10 @@
-"""Modules: the gradients of each layer, what training changes in them, their state and its files, and the papers' networks.
+"""Layers: the gradients of each, their formulas, what training changes in them, and the settings they refuse.
 
 ``CASES`` says how each module is built and called. One test walks it to check gradients in inputs and parameters, to the
 second order; another fails for a module that is not in it.
 """
 
 import inspect
-import io
-from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -14,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import distinct, laid_out, layouts, seeds, smooth
 
-from npadv import Tensor, grad, nn, ops
+from npadv import nn, ops
 from npadv.autodiff import value_of
-from npadv.files import save_arrays
-from npadv.functional import cross_entropy
 from npadv.nn import (
     AvgPool2D,
     BatchNorm,
@@ -34,7 +30,6 @@ from npadv.nn import (
     Module,
     NearestNeighbour,
     Pad2D,
-    Parameter,
     ReLU,
     Reshape,
     Sequential,
@@ -226,6 +221,23 @@ def test_dropout_draws_one_mask_from_one_seed():
     assert (first != other).any()
 
 
+@pytest.mark.parametrize("rate", [0.01, 0.3, 0.9, 0.999, 0.99999, 1 - 1e-7])
+def test_dropout_keeps_the_mean_at_any_rate(rate):
+    x = np.ones((1000, 2000), np.float32)
+    share = (Dropout(rate)(x, train=True, rng=np.random.default_rng(0)) != 0).mean()
+    spread = np.sqrt(rate * (1 - rate) / x.size)
+    assert abs(share - (1 - rate)) < 4 * spread + 1e-4 * (1 - rate)
+    y = Dropout(rate)(np.ones(1000), train=True, rng=np.random.default_rng(1))
+    np.testing.assert_array_equal(y[y != 0], 1 / (1 - rate))
+
+
+def test_dropout_acts_in_training_inside_a_network():
+    model, x = Sequential(Flatten(), Sequential(Dropout(0.5))), np.ones((4, 50), np.float32)
+    y = model(x, train=True, rng=np.random.default_rng(0))
+    assert set(np.unique(y)) == {0, 2}
+    np.testing.assert_array_equal(model(x), x)
+
+
 def test_dropout_does_nothing_in_inference():
     x = np.ones((2, 3), np.float32)
     assert Dropout(0.5)(x) is x
@@ -298,6 +310,26 @@ def test_max_norm_shortens_the_long_and_leaves_the_short_alone(seed, limit):
     np.testing.assert_allclose(bounded, shortened, rtol=1e-6)
 
 
+def test_layers_have_the_settings_of_the_papers_by_default():
+    rng = np.random.default_rng(0)
+    norm, drop, leak = BatchNorm(2), Dropout(0.5), LeakyReLU()
+    assert (norm.momentum, norm.epsilon, drop.rescale, leak.slope) == (0.1, 1e-5, True, 0.01)
+    conv, dense, pool = Conv2D(1, 1, 3, rng=rng), Dense(1, 1, rng=rng), MaxPool2D(2)
+    assert (conv.stride, conv.padding, conv.dilation, conv.groups) == (1, 0, 1, 1)
+    assert (pool.stride, pool.padding, pool.ceil_mode) == (None, 0, False)
+    assert (dense.weight.step_scale, dense.weight.constraint, conv.weight.constraint) == (1.0, None, None)
+    assert not any(layer.bias.data.any() for layer in (conv, dense))
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_settings_that_are_numpys_numbers_keep_float32(train):
+    half, x = np.float64(0.5), np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    layers = [BatchNorm(3, momentum=half, epsilon=half), LeakyReLU(half), Dropout(half), Standardize(half, half)]
+    for layer in layers:
+        assert layer(x, train=train, rng=np.random.default_rng(0)).dtype == np.float32, layer
+        assert all(array.dtype == np.float32 for array in layer.state().values())
+
+
 def test_max_norm_bounds_what_flows_into_each_unit(rng):
     for layer, lengths in (
         (Dense(9, 5, rng=rng, max_norm=0.5), lambda w: np.sqrt((w * w).sum(axis=0))),  # (in, out)
@@ -333,270 +365,3 @@ def test_a_module_without_forward_says_what_to_write():
 
     with pytest.raises(NotImplementedError, match=r"Empty defines no forward\(x, \*, train, rng\)"):
         Empty()(np.ones(1))
-
-
-# State ----------------------------------------------------------------------------------------------------------------
-
-
-class Nested(Module):
-    """Parameters in every place they are looked for, defined in no alphabetical order."""
-
-    def __init__(self, rng):
-        self.z = Dense(2, 3, rng=rng)
-        self.branches = {"right": Dense(3, 1, rng=rng), "left": [ReLU(), BatchNorm(3)]}
-        self.again = self.z
-        self.a = Parameter(np.ones(2, np.float32))
-        self.settings = (0.1, "text", None)
-
-
-def test_parameters_come_in_order_of_definition_and_shared_ones_once(rng):
-    module = Nested(rng)
-    names = ["z.weight", "z.bias", "branches.right.weight", "branches.right.bias"]
-    norm = ["branches.left.1.scale", "branches.left.1.shift"]
-    averages = ["branches.left.1.running_mean", "branches.left.1.running_variance"]
-    assert [name for name, _ in module.named_parameters()] == [*names, *norm, "a"]
-    assert [name for name, _ in module.named_tensors()] == [*names, *norm, *averages, "a"]
-    assert module.parameters()[0] is module.z.weight
-
-
-def test_state_is_a_copy_and_goes_into_another_module(rng):
-    first, second = Nested(rng), Nested(rng)
-    state = first.state()
-    second.load_state(state)
-    np.testing.assert_equal(second.state(), state)
-    state["a"][:] = 7
-    np.testing.assert_array_equal(first.a.data, [1, 1])
-    np.testing.assert_array_equal(second.a.data, [1, 1])
-
-
-def test_save_and_load_keep_every_bit(rng, tmp_path):
-    first, second = Nested(rng), Nested(rng)
-    first.save(tmp_path / "weights")  # under exactly this name
-    assert second.load(str(tmp_path / "weights")) is second
-    np.testing.assert_equal(second.state(), first.state())
-    with np.load(tmp_path / "weights", allow_pickle=False) as archive:  # anyone's NumPy can read it
-        np.testing.assert_array_equal(archive["z.weight"], first.z.weight.data)
-
-
-def test_loading_is_noticed_by_a_gradient_that_is_under_way(rng):
-    layer = Dense(2, 1, rng=rng)
-    x = Tensor(np.ones((1, 2), np.float32), requires_grad=True)
-    y = layer(x)
-    layer.load_state(layer.state())
-    with pytest.raises(RuntimeError, match="changed in place"):
-        grad(y, x)
-
-
-def damaged(state):
-    """Return the states that do not fit ``state``, each with what the message must say."""
-    renamed = {name.replace("bias", "offset"): array for name, array in state.items()}
-    return {
-        "another architecture": (renamed, r"does not fit this model; missing \['bias'\], unknown \['offset'\]"),
-        "another shape": (
-            {**state, "weight": np.zeros((3, 2), np.float32)},
-            r"weight: expected shape \(2, 3\) and float32, got \(3, 2\) and float32",
-        ),
-        "another dtype": (
-            {**state, "bias": np.zeros(3)},
-            r"bias: expected shape \(3,\) and float32, got \(3,\) and float64",
-        ),
-    }
-
-
-@pytest.mark.parametrize("damage", ["another architecture", "another shape", "another dtype"])
-def test_a_file_that_does_not_fit_is_refused_and_nothing_is_changed(rng, tmp_path, damage):
-    layer = Dense(2, 3, rng=rng)
-    before = layer.state()
-    state, message = damaged({name: array + 1 for name, array in before.items()})[damage]
-    save_arrays(tmp_path / "w.npz", state)
-    with pytest.raises(ValueError, match=rf"w\.npz: {message}"):
-        layer.load(tmp_path / "w.npz")
-    np.testing.assert_equal(layer.state(), before)
-
-
-def one_array():
-    np.save(file := io.BytesIO(), np.zeros(3))
-    return file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda path: path.write_bytes(path.read_bytes()[:-60]), r"w\.npz: expected an .npz archive"),  # truncated
-        (lambda path: path.write_bytes(b""), r"w\.npz: expected an .npz archive"),
-        (lambda path: path.write_text("weights"), r"w\.npz: expected an .npz archive"),
-        (lambda path: path.write_bytes(one_array()), r"w\.npz: expected an .npz archive"),  # one array alone
-        (
-            lambda path: np.savez(path, weight=np.zeros((2, 3), np.float32), bias=np.array([None] * 3)),
-            r"w\.npz: bias: expected an .npz archive of arrays, could not read it \(holds Python objects",
-        ),
-        (
-            lambda path: path.write_bytes(path.read_bytes().replace(np.float32(0.625).tobytes(), b"\1\2\3\4")),
-            r"w\.npz: bias: .*CRC",
-        ),
-    ],
-    ids=["truncated", "empty", "text", "npy", "object array", "a changed bit"],
-)
-def test_a_file_that_is_damaged_or_foreign_is_refused_and_nothing_is_changed(rng, tmp_path, damage, message):
-    layer, path = Dense(2, 3, rng=rng), tmp_path / "w.npz"
-    layer.bias.assign([0.625, 0, 0])
-    layer.save(path)
-    damage(path)
-    before = layer.state()
-    with pytest.raises(ValueError, match=message):
-        layer.load(path)
-    np.testing.assert_equal(layer.state(), before)
-
-
-def test_a_file_that_is_not_there_is_not_found(rng, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        Dense(2, 3, rng=rng).load(tmp_path / "w.npz")
-
-
-def test_astype_converts_all_state(rng):
-    module = Nested(rng).astype(np.float64)
-    assert {array.dtype for array in module.state().values()} == {np.dtype(np.float64)}
-    assert module.a.requires_grad
-
-
-# Networks -------------------------------------------------------------------------------------------------------------
-
-# The sizes (H, W) that the comments in networks.py promise, as they change; and the parameters, counted by hand:
-# (in * out + out) for each dense layer, (channels * taps * filters + filters) for each convolution.
-NETWORKS = {
-    "maxout_mlp": ([28], (784 * 1200 + 1200) + (240 * 1200 + 1200) + (240 * 10 + 10)),
-    "maxout_convnet_mnist": (
-        [28, 21, 10, 9, 4, 6, 3],
-        (64 * 96 + 96) + (48 * 64 * 96 + 96) + (48 * 25 * 96 + 96) + (216 * 10 + 10),
-    ),
-    "maxout_convnet_cifar10": (
-        [32, 33, 16, 15, 7, 9, 5],
-        (3 * 64 * 192 + 192) + (96 * 64 * 384 + 384) + (192 * 25 * 384 + 384) + (4800 * 2500 + 2500) + (500 * 10 + 10),
-    ),
-    "relu_mlp": ([28], 2_395_210),
-    "tanh_mlp": ([28], 2_395_210),
-    "softmax_regression": ([28], 7_850),
-    "syn_convnet": ([28, 32, 28, 9, 5, 2], (25 * 32 + 32) + (32 * 25 * 64 + 64) + (256 * 200 + 200) + (200 * 10 + 10)),
-    "syn_convnet_bn": ([28, 32, 28, 9, 5, 2], 105_506),
-    # VGG's convolutions have 14,714,688; each of 4,224 channels and 512 units a scale and a shift; 512-512-10.
-    "syn_vgg": ([32, 16, 8, 4, 2, 1], 14_714_688 + 2 * (4224 + 512) + (512 * 512 + 512) + (512 * 10 + 10)),
-    "small_maxout": ([28], (784 * 512 + 512) + (128 * 512 + 512) + (128 * 10 + 10)),
-    "small_convnet": ([28, 24, 12, 8, 4], (25 * 16 + 16) + (16 * 25 * 32 + 32) + (512 * 10 + 10)),
-}
-
-
-@lru_cache(1)
-def built(name):
-    return nn.network(name, rng=np.random.default_rng(0))
-
-
-def batch(name):
-    shape = (3, 32, 32) if NETWORKS[name][0][0] == 32 else (1, 28, 28)
-    return np.random.default_rng(1).random((2, *shape), np.float32)
-
-
-def test_every_network_is_here():
-    assert NETWORKS.keys() == nn.NETWORKS.keys()
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_has_the_published_sizes_and_stays_in_float32(name):
-    sizes, parameters = NETWORKS[name]
-    model, rng = built(name), np.random.default_rng(2)
-    assert sum(p.size for p in model.parameters()) == parameters
-
-    x = y = Tensor(batch(name), requires_grad=True)
-    seen = [x.shape[2]]
-    for layer in model:
-        y = layer(y, train=True, rng=rng)
-        assert y.dtype == np.float32, layer
-        if y.ndim == 4:
-            assert y.shape[2] == y.shape[3]
-            seen += [y.shape[2]] if y.shape[2] != seen[-1] else []
-    assert seen == sizes
-    assert y.shape == (2, 10)
-
-    gradients = grad(cross_entropy(y, np.array([3, 7])), [x, *model.parameters()])
-    assert all(g.dtype == np.float32 and np.isfinite(g).all() for g in gradients)
-    assert all(array.dtype == np.float32 for array in model.state().values())
-
-
-@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"syn_vgg", "maxout_convnet_cifar10"}))
-def test_a_seed_fixes_a_network(name):
-    first, same, other = (nn.network(name, rng=np.random.default_rng(seed)).state() for seed in (0, 0, 1))
-    np.testing.assert_equal(first, same)
-    assert any((first[key] != other[key]).any() for key in first)
-
-
-def test_options_go_to_the_network(rng):
-    assert nn.network("maxout_mlp", rng=rng, inputs=4, units=3, pieces=2)(np.ones((2, 1, 2, 2), np.float32)).shape == (
-        2,
-        10,
-    )
-
-
-def small(seed=0, **options):
-    return nn.network("maxout_mlp", rng=np.random.default_rng(seed), inputs=4, units=np.int64(3), pieces=2, **options)
-
-
-def test_a_file_says_which_network_it_holds(tmp_path):
-    model = small(1)
-    model.about = {**model.about, "data": "four pixels"}
-    model.save(tmp_path / "w.npz")
-    same = nn.load_network(tmp_path / "w.npz")
-    np.testing.assert_equal(same.state(), model.state())
-    assert [type(layer) for layer in same] == [type(layer) for layer in model]
-    assert same.about == {
-        "network": "maxout_mlp",
-        "options": {"inputs": 4, "units": 3, "pieces": 2},
-        "data": "four pixels",
-    }
-    same.save(tmp_path / "again.npz")
-    assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "w.npz").read_bytes()
-    np.testing.assert_equal(small().load(tmp_path / "w.npz").state(), model.state())
-    by_hand = nn.Sequential(*small())  # which says nothing of itself
-    np.testing.assert_equal(by_hand.load(tmp_path / "w.npz").state(), model.state())
-    assert by_hand.about == {}
-
-
-def test_a_file_that_does_not_say_is_loaded_by_name(tmp_path):
-    model = nn.network("softmax_regression", rng=np.random.default_rng(1))
-    save_arrays(tmp_path / "w.npz", model.state())  # as all were before
-    np.testing.assert_equal(
-        nn.network("softmax_regression", rng=np.random.default_rng(0)).load(tmp_path / "w.npz").state(), model.state()
-    )
-    loaded = nn.load_network(tmp_path / "w.npz", "softmax_regression")
-    np.testing.assert_equal(loaded.state(), model.state())
-    assert loaded.about == {"network": "softmax_regression", "options": {}}
-    with pytest.raises(ValueError, match=r"w\.npz: does not say which network it holds"):
-        nn.load_network(tmp_path / "w.npz")
-    with pytest.raises(ValueError, match=r"w\.npz: does not fit this model"):
-        nn.load_network(tmp_path / "w.npz", "maxout_mlp")
-
-
-def test_another_networks_file_is_refused(tmp_path):
-    small().save(tmp_path / "w.npz")
-    other = nn.network("relu_mlp", rng=np.random.default_rng(0), inputs=4, units=3)
-    with pytest.raises(
-        ValueError, match=r"w\.npz: was saved from a module of network 'maxout_mlp', this one has 'relu_mlp'"
-    ):
-        other.load(tmp_path / "w.npz")
-    wider = nn.network("maxout_mlp", rng=np.random.default_rng(0), inputs=4, units=5, pieces=2)
-    with pytest.raises(ValueError, match=r"w\.npz: was saved from a module of options .*'units': 3.* has .*'units': 5"):
-        wider.load(tmp_path / "w.npz")
-    with pytest.raises(ValueError, match=r"w\.npz: expected weights of 'relu_mlp', got those of 'maxout_mlp'"):
-        nn.load_network(tmp_path / "w.npz", "relu_mlp")
-
-
-def test_an_unknown_network_is_answered_with_the_nearest_name(rng):
-    with pytest.raises(
-        ValueError, match=r"network: expected one of maxout_mlp, .*, got 'maxout_mpl'; did you mean 'maxout_mlp'\?"
-    ):
-        nn.network("maxout_mpl", rng=rng)
-    with pytest.raises(ValueError, match=r"got 'resnet'$"):
-        nn.network("resnet", rng=rng)
-
-
-def test_a_network_prints_its_layers_and_its_size(rng):
-    text = repr(nn.network("softmax_regression", rng=rng))
-    assert text == "Sequential(\n    Flatten(),\n    Dense(inputs=784, outputs=10),\n)  # 7,850 parameters"

@@ -8,7 +8,16 @@ from scipy.optimize import minimize
 from strategies import nonzero, seeds
 
 from npadv import Tensor, grad, hvp
-from npadv.norms import DUAL, NORMS, norm, project, steepest_ascent_direction
+from npadv.norms import (
+    DUAL,
+    NORMS,
+    maximise_linear,
+    norm,
+    project,
+    sign_step,
+    smallest_step,
+    steepest_ascent_direction,
+)
 from npadv.testing import check_grads
 
 every_norm = pytest.mark.parametrize("kind", NORMS)
@@ -71,6 +80,48 @@ def test_norms_and_directions_neither_under_nor_overflow(kind, dtype, scale):
     direction = {"l1": [0, -1], "l2": [0.6, -0.8], "linf": [1, -1]}[kind]
     assert steepest_ascent_direction(x, kind).dtype == dtype
     np.testing.assert_allclose(steepest_ascent_direction(x, kind), [direction, [0, 0]], rtol=1e-6)
+
+
+@every_norm
+def test_the_norm_of_integers_is_that_of_the_same_numbers(kind):
+    x = np.array([[-128, 127, 3], [100, 100, 100]], np.int8)
+    assert norm(x, kind).tolist() == norm(x.astype(np.float64), kind).tolist()
+    assert norm(np.array([[-128, 1]], np.int8), kind).tolist() == [
+        {"l1": 129, "l2": np.hypot(128, 1), "linf": 128}[kind]
+    ]
+
+
+@every_norm
+def test_radii_and_bounds_of_numpy_do_not_change_the_precision(kind):
+    x, center = np.array([[2.0, -3.0]], np.float32), np.array([[0.5, 0.25]], np.float32)
+    eps, bounds = np.float64(0.125), (np.float64(0), np.float64(1))
+    for result, plain in (
+        (project(x, center, eps, kind, bounds), project(x, center, 0.125, kind, (0.0, 1.0))),
+        (maximise_linear(x, center, eps, kind, bounds), maximise_linear(x, center, 0.125, kind, (0.0, 1.0))),
+        (
+            smallest_step(x, center, np.ones(1), kind, bounds)[0],
+            smallest_step(x, center, np.ones(1), kind, (0.0, 1.0))[0],
+        ),
+        (sign_step(center, x, eps, bounds), sign_step(center, x, 0.125, (0.0, 1.0))),
+    ):
+        assert result.dtype == np.float32
+        np.testing.assert_array_equal(result, plain)
+
+
+@every_norm
+def test_directions_and_projections_of_integers_are_in_floating_point(kind):
+    x, center = np.array([[10, 200]], np.uint8), np.array([[30, 190]], np.uint8)
+    wide, middle = x.astype(np.float64), center.astype(np.float64)
+    np.testing.assert_array_equal(project(x, center, 2.5, kind), project(wide, middle, 2.5, kind))
+    g = np.array([[-128, 100]], np.int8)
+    np.testing.assert_array_equal(steepest_ascent_direction(g, kind), steepest_ascent_direction(g * 1.0, kind))
+    np.testing.assert_array_equal(maximise_linear(g, center, 2.5, kind), maximise_linear(g * 1.0, middle, 2.5, kind))
+    step, _ = smallest_step(g, center, np.array([30.0]), kind)
+    np.testing.assert_array_equal(step, smallest_step(g * 1.0, middle, np.array([30.0]), kind)[0])
+
+
+def test_a_sign_step_from_integers_keeps_the_fraction_and_the_sign():
+    np.testing.assert_allclose(sign_step(np.array([[1, 2]]), np.array([[0.3, -0.3]]), 0.25), [[1.25, 1.75]])
 
 
 # Directions -----------------------------------------------------------------------------------------------------------

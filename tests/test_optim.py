@@ -1,5 +1,7 @@
 """Update rules against their formulas, written out in plain NumPy; schedules against the papers' numbers."""
 
+import operator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -39,9 +41,9 @@ def test_momentum_by_hand():
     # v = 1, then 0.5 * 1 + 1 = 1.5, then 0.5 * 1.5 + 1 = 1.75
     ones = [np.ones(3)] * 3
     np.testing.assert_array_equal(run(lambda p: SGD(p, 1.0, momentum=0.5), ones), START - (1 + 1.5 + 1.75))
-    # dampened by as much: v = .5, .75, .875, on its way to the gradient itself
+    # dampened by as much, it is an average of gradients: v = 1, then 0.5 * 1 + 0.5 * 1
     dampened = run(lambda p: SGD(p, 1.0, momentum=0.5, dampening=0.5), ones)
-    np.testing.assert_array_equal(dampened, START - (0.5 + 0.75 + 0.875))
+    np.testing.assert_array_equal(dampened, START - 3)
     # Nesterov looks one step ahead: g + m v = 1.5, 1.75, 1.875
     nesterov = run(lambda p: SGD(p, 1.0, momentum=0.5, nesterov=True), ones)
     np.testing.assert_array_equal(nesterov, START - (1.5 + 1.75 + 1.875))
@@ -58,10 +60,10 @@ def test_every_variant_of_descent_follows_its_formula(step, momentum, dampening,
     nesterov &= momentum > 0
     if nesterov or momentum == 0:  # without momentum there is no velocity to dampen
         dampening = 0.0
-    p, v = START.copy(), np.zeros(3)
+    p, v = START.copy(), None
     for g in GRADIENTS:
         g = g + decay * p
-        v = momentum * v + (1 - dampening) * g
+        v = g if v is None else momentum * v + (1 - dampening) * g
         p = p - step * (g + momentum * v if nesterov else v)
     settings = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov, "weight_decay": decay}
     np.testing.assert_allclose(run(lambda q: SGD(q, step, **settings)), p, rtol=1e-13, atol=1e-13)
@@ -101,7 +103,88 @@ def test_float32_stays_float32(build):
     assert {a.dtype for kept in optimizer.memory.values() for a in kept} == {np.dtype(np.float32)}
 
 
-# What a parameter says of itself --------------------------------------------------------------------------------------
+# As in Torch7, which ran the published code of [SYN] ------------------------------------------------------------------
+
+
+def test_the_velocity_starts_as_the_first_gradient_undampened():
+    p = Parameter(np.array([1.0]))
+    optimizer = SGD([p], 0.1, momentum=0.9, dampening=0.5)
+    optimizer.step([np.array([1.0])])  # v = 1
+    assert p.data == pytest.approx([0.90])  # 0.95 if the first gradient were dampened
+    optimizer.step([np.array([1.0])])  # v = 0.9 + 0.5
+    assert p.data == pytest.approx([0.90 - 0.14])
+
+
+def test_dampening_equal_to_the_momentum_averages_gradients():
+    p = Parameter(np.array([0.0]))
+    optimizer = SGD([p], 1.0, momentum=0.9, dampening=0.9)
+    for g in (1.0, 2.0, 3.0):
+        before = p.data.copy()
+        optimizer.step([np.array([g])])
+    assert before - p.data == pytest.approx([0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 3])
+
+
+def test_momentum_may_be_set_later():
+    late, p = Parameter(np.array([0.0])), Parameter(np.array([0.0]))
+    optimizer, early = SGD([late], 1.0, dampening=0.5), SGD([p], 1.0, momentum=0.5, dampening=0.5)
+    optimizer.step([np.array([7.0])])
+    late.assign([0.0])
+    optimizer.momentum = 0.5  # its velocity starts with the next gradient
+    for g in (1.0, 3.0):
+        optimizer.step([np.array([g])])
+        early.step([np.array([g])])
+    assert late.data == p.data == -(1 + 2)
+    with pytest.raises(ValueError, match="momentum: expected a number of at least 0 and below 1, got 1"):
+        optimizer.momentum = 1
+
+
+def test_momentum_may_be_switched_off():
+    p = Parameter(np.array([0.0]))
+    optimizer = SGD([p], 1.0, momentum=0.5, dampening=0.5)
+    optimizer.step([np.array([1.0])])
+    optimizer.momentum = 0
+    optimizer.step([np.array([1.0])])
+    assert p.data == -2
+
+
+# Lists of parameters --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", [lambda p: SGD(p, 0.5), lambda p: SGD(p, 0.5, momentum=0.9), lambda p: Adam(p, 0.5)])
+def test_a_parameter_listed_twice_is_stepped_once(build):
+    p, q = Parameter(START.copy()), Parameter(START.copy())
+    once, twice = build([p]), build([q, q])
+    assert [id(p) for p in twice.parameters] == [id(q)]
+    for optimizer in (once, twice):
+        optimizer.step([GRADIENTS[0]])
+    np.testing.assert_array_equal(q.data, p.data)
+
+
+def test_layers_that_share_a_parameter_step_it_once(rng):
+    layer = nn.Dense(2, 2, rng=rng)
+    before = layer.weight.data.copy()
+    optimizer = SGD([*layer.parameters(), *nn.Sequential(layer, layer).parameters()], 1.0)
+    optimizer.step([np.ones((2, 2), np.float32), np.ones(2, np.float32)])
+    np.testing.assert_array_equal(layer.weight.data, before - 1)
+
+
+@pytest.mark.parametrize("operator", [operator.iadd, operator.isub, operator.imul, operator.itruediv])
+def test_in_place_arithmetic_that_would_change_nothing_is_refused(operator):
+    p = Parameter(START.copy())
+    with pytest.raises(TypeError, match=r"in-place arithmetic on a parameter, such as p -= step, .*p\.assign\(p\.data"):
+        operator(p, 0.1)
+    p.assign(p.data - 0.1)
+    np.testing.assert_array_equal(p.data, START - 0.1)
+
+
+def test_update_rules_have_the_published_defaults():
+    p = Parameter(START.copy())
+    adam, sgd = Adam([p]), SGD([p], 0.1)
+    assert (adam.step_size, adam.betas, adam.epsilon, adam.weight_decay) == (1e-3, (0.9, 0.999), 1e-8, 0)
+    assert (sgd.momentum, sgd.dampening, sgd.nesterov, sgd.weight_decay) == (0, 0, False, 0)
+
+
+# The settings of a parameter ------------------------------------------------------------------------------------------
 
 
 def test_step_scale_multiplies_the_step_of_its_parameter_alone():

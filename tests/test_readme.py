@@ -1,4 +1,4 @@
-"""The README keeps its word: its numbers are those that runs wrote, its commands exist."""
+"""The README is true: its numbers are those of stored runs, its commands can be parsed, its links exist."""
 
 import json
 import re
@@ -17,13 +17,13 @@ ROWS = {
 }
 
 
-def test_every_result_stands_in_the_table_and_every_row_has_a_result():
+def test_the_table_of_trainings_has_a_row_for_each_stored_run():
     assert set(ROWS) == {path.name for path in RESULTS}
     assert len(RESULTS) >= 3
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
-def test_the_numbers_of_a_row_are_those_of_its_run(path):
+def test_a_trainings_numbers_are_those_of_its_run(path):
     result, row = json.loads(path.read_text("utf-8")), ROWS[path.name]
     assert f"| {result['test_error']:.2%} |" in row
     assert f"| {result['epochs']} |" in row
@@ -34,7 +34,7 @@ def test_the_numbers_of_a_row_are_those_of_its_run(path):
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
-def test_the_command_of_a_row_is_the_one_that_made_its_run(path):
+def test_a_trainings_command_is_that_of_its_run(path):
     result, row = json.loads(path.read_text("utf-8")), ROWS[path.name]
     (command,) = re.findall(r"`npadv ([^`]+)`", row)
     arguments = build_parser().parse_args(command.split())
@@ -56,19 +56,24 @@ def attacked(name):
     return json.loads((ROOT / "benchmarks" / "results" / "attacks" / f"{name}.json").read_text("utf-8"))
 
 
-def test_every_attack_stands_in_the_table_and_every_row_has_its_result():
+def test_the_table_of_attacks_has_a_row_for_each_stored_run():
     assert set(ATTACK_ROWS) == {path.name for path in ATTACKED}
     assert len(ATTACKED) >= 3
 
 
 @pytest.mark.parametrize("path", ATTACKED, ids=lambda path: path.stem)
-def test_the_numbers_and_the_command_of_an_attack_are_those_of_its_run(path):
+def test_an_attacks_numbers_are_those_of_its_run(path):
     result, row = json.loads(path.read_text("utf-8")), ATTACK_ROWS[path.name]
     assert f"| {result['clean_error']:.2%} | {result['error']:.2%} |" in row
     assert result["complete"] is True
     assert result["attacked"] == result["examples"] == 10_000
     assert result["data"] == result["trained_on"] == "mnist"
     assert {"versions", "machine", "device"} <= set(result)
+
+
+@pytest.mark.parametrize("path", ATTACKED, ids=lambda path: path.stem)
+def test_an_attacks_command_is_that_of_its_run(path):
+    result, row = json.loads(path.read_text("utf-8")), ATTACK_ROWS[path.name]
     (command,) = re.findall(r"`npadv ([^`]+)`", row)
     arguments = build_parser().parse_args(command.split())
     made = (arguments.attack, arguments.examples, arguments.seed, arguments.batch, arguments.target)
@@ -76,40 +81,49 @@ def test_the_numbers_and_the_command_of_an_attack_are_those_of_its_run(path):
     assert {name: getattr(arguments, name) for name in result["attack_options"]} == result["attack_options"]
     assert arguments.model.parent.name == f"{result['network']}-0"
     trained = {json.loads(run.read_text("utf-8")).get("weights_sha256") for run in RESULTS}
-    assert result["weights_sha256"] in trained  # of a run in the table above
+    assert result["weights_sha256"] in trained
 
 
 @pytest.mark.parametrize("path", ATTACKED, ids=lambda path: path.stem)
-def test_the_weights_that_were_attacked_are_those_of_a_training(path):
+def test_the_attacked_weights_are_those_of_a_stored_training(path):
     result = json.loads(path.read_text("utf-8"))
     trained = [json.loads(run.read_text("utf-8")) for run in RESULTS]
     same = [run for run in trained if run["network"] == result["network"]]
     errors = {run["test_error"] for run in same if run.get("weights_sha256") == result["weights_sha256"]}
     assert errors <= {result["clean_error"]}
-    assert errors or result["network"] == "syn_convnet"  # whose training here is older than the hashes
+    assert errors or result["network"] == "syn_convnet"  # its stored training is older than the hashes
 
 
-def test_what_an_attack_says_of_itself_is_what_it_said():
-    said = sentence(attacked("fgsm-softmax_regression"), Path("runs/fgsm-softmax_regression-0"))
-    assert said in " ".join(README.replace("\n> ", " ").split())
+def test_the_quoted_summary_of_an_attack_is_that_of_its_run():
+    summary = sentence(attacked("fgsm-softmax_regression"), Path("runs/fgsm-softmax_regression-0"))
+    assert summary in " ".join(README.replace("\n> ", " ").split())
 
 
-def test_softmax_regression_is_lost_and_one_pixel_is_enough():
+def test_fgsm_defeats_softmax_regression():
     assert attacked("fgsm-softmax_regression")["error"] >= 0.99
-    for name in ("softmax_regression", "syn_convnet"):
-        result = attacked(f"one_pixel-{name}")
-        assert result["attack_options"]["pixels"] == 1
-        assert result["turned"] > 0
-        assert result["error"] == pytest.approx(result["clean_error"] + result["turned"] / 10_000, abs=0.002)
 
 
-def test_both_commands_are_one_line_each_with_an_environment_of_their_own():
+@pytest.mark.parametrize("network", ["softmax_regression", "syn_convnet"])
+def test_one_pixel_changes_some_predictions(network):
+    result = attacked(f"one_pixel-{network}")
+    assert result["attack_options"]["pixels"] == 1
+    assert result["turned"] > 0
+    assert result["error"] == pytest.approx(result["clean_error"] + result["turned"] / 10_000, abs=0.002)
+
+
+def test_each_first_command_is_one_line_that_creates_an_environment():
     commands = [line for line in README.splitlines() if line.startswith("python3 -m venv .venv && ")]
     assert [command.split(" && ")[-1] for command in commands] == [".venv/bin/npadv demo", ".venv/bin/pytest"]
 
 
-def test_every_file_it_points_to_is_there():
+def test_every_link_leads_to_a_file():
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert links
     for link in links:
         assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def test_every_path_in_its_text_exists():
+    paths = re.findall(r"`((?:npadv|kernels|tests|tutorials|benchmarks)/[\w./]+)`", README)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []

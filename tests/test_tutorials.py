@@ -1,7 +1,11 @@
-"""The tutorials run, as a reader would run them: as scripts, elsewhere, without data files, and with warnings as errors."""
+"""The tutorials run as scripts, in another folder, without data files, with warnings as errors; and their prose is true."""
 
+import ast
+import functools
+import importlib.util
 import io
 import os
+import re
 import subprocess
 import sys
 import tokenize
@@ -12,7 +16,7 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "tutorials"
 TUTORIALS = sorted(FOLDER.glob("[0-9]*.py"))
-LIMIT = 120  # seconds; each takes a few, on an idle machine
+TIMEOUT = 120  # seconds; on an idle machine each tutorial takes a few
 PICTURES = {"03_the_fast_gradient_sign": {"examples.png", "accuracy_against_eps.png", "adversarial_training.png"}}
 
 
@@ -25,12 +29,12 @@ def run(tutorial, *arguments, folder):
         env=environment,
         capture_output=True,
         encoding="utf-8",
-        timeout=LIMIT,
+        timeout=TIMEOUT,
     )
 
 
 @pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
-def test_runs_and_writes_only_what_it_was_told_to(tutorial, tmp_path):
+def test_runs_and_writes_its_pictures_only(tutorial, tmp_path):
     pictures = PICTURES.get(tutorial.stem, set())
     before = set(FOLDER.iterdir())
     result = run(tutorial, *(["--save", "pictures"] if pictures else []), folder=tmp_path)
@@ -44,6 +48,69 @@ def test_readme_lists_every_tutorial():
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert TUTORIALS
     assert [path.name for path in TUTORIALS if f"]({path.name})" not in text] == []
+
+
+# Names in the prose -------------------------------------------------------------------------------------------------------
+
+ROOT = FOLDER.parent
+
+
+def prose(tutorial):
+    """Return the text of a tutorial's markdown cells."""
+    cells = tutorial.read_text(encoding="utf-8").split("\n# %%")
+    return "\n".join(cell.replace("\n# ", "\n") for cell in cells if cell.startswith(" [markdown]"))
+
+
+def identifiers(source):
+    """Return all names, attributes, arguments and keywords in Python source."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name) | ast.keyword(arg=name):
+                found.add(name)
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.alias(name=name):
+                found.add(name)
+            case ast.Constant(value=str(name)) if name.isidentifier():  # in __slots__
+                found.add(name)
+    return found
+
+
+@functools.cache
+def identifiers_of_the_library():
+    return set().union(*(identifiers(path.read_text(encoding="utf-8")) for path in (ROOT / "npadv").rglob("*.py")))
+
+
+MODULE_NAME = r"(?:npadv|scipy)(?:\.\w+)+(?:\(\))?"
+
+
+def code_in_backticks(tutorial, pattern):
+    return [code for code in re.findall(r"`([^`\n]+)`", prose(tutorial)) if re.fullmatch(pattern, code)]
+
+
+@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
+def test_the_files_in_its_prose_exist(tutorial):
+    paths = code_in_backticks(tutorial, r"[\w./]+(?:/[\w.]*|\.py|\.cu)")
+    missing = [path for path in paths if not (ROOT / path).exists() and not (FOLDER / path).exists()]
+    assert paths
+    assert missing == []
+
+
+@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
+def test_the_module_names_in_its_prose_exist(tutorial):
+    for name in code_in_backticks(tutorial, MODULE_NAME):
+        *modules, attribute = name.removesuffix("()").split(".")
+        module = importlib.import_module(".".join(modules))
+        assert hasattr(module, attribute) or importlib.util.find_spec(f"{module.__name__}.{attribute}"), name
+
+
+@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
+def test_the_other_names_in_its_prose_exist(tutorial):
+    known = identifiers_of_the_library() | identifiers(tutorial.read_text(encoding="utf-8"))
+    words = set(re.findall(r"(?<![\w/.|])_[a-z]\w+", prose(tutorial)))  # private names, in tables as well
+    for code in code_in_backticks(tutorial, r"[\w.]*[._][\w.]*(?:\(\)|=\w+)?"):
+        if not code.endswith((".py", ".cu")) and not re.fullmatch(MODULE_NAME, code):
+            words |= {word for word in re.split(r"\W+", code.partition("=")[0]) if "_" in word or "." in code}
+    assert sorted(words - known - {""}) == []
 
 
 # The tape of the first tutorial ---------------------------------------------------------------------------------------

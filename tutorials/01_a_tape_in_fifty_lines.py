@@ -13,19 +13,19 @@
 # %% [markdown]
 # # A tape in fifty lines
 #
-# A neural network is a long calculation that ends in one number, the loss. To train it, or to attack it, we need to know
-# how that number would change if any of the numbers that went in were a little different: the *gradient*. This tutorial
-# builds a machine that answers the question for any calculation, from nothing but NumPy, in at most fifty lines (the cells
-# tagged `core` are the machine, and the tutorial counts them). We train a network with it, and then open
-# `npadv/autodiff.py`, where you will recognise every part, and see what the library adds and why.
+# A neural network is a long calculation that ends in one number, the loss. To train or attack a network, we need to know how
+# the loss changes when one of the inputs or weights changes a little: the *gradient*. This tutorial builds a program that
+# computes the gradient of any calculation, with NumPy alone, in at most fifty lines (the cells tagged `core` are the program,
+# and the tutorial counts them). We train a network with it. Then we open the library's version, `npadv/autodiff/`; you will
+# recognise every part of it, and see what the library adds and why.
 #
-# You need Python, NumPy and the chain rule. One word of notation, used everywhere: if L is the loss, a single number,
-# and `v` is any array that the calculation passed through, then
+# You need Python, NumPy and the chain rule. One piece of notation: if L is the loss, a single number, and `v` is any array
+# in the calculation, then
 #
 #     g = dL/dv
 #
-# is the array of `v`'s shape that holds, for each element of `v`, the derivative of L with respect to that element. It is
-# called the *cotangent* of `v`; for an input or a weight we say *gradient*.
+# is an array of `v`'s shape. It holds, for each element of `v`, the derivative of L with respect to that element. It is called
+# the *cotangent* of `v`; for an input or a weight it is called the *gradient*.
 
 # %% [markdown]
 # ## 1. The chain rule is bookkeeping
@@ -41,7 +41,7 @@ L = d * d
 
 # %% [markdown]
 # Now read it backwards. L changes by `2 d` for each unit of `d`; `d` changes by 1 for each unit of `c`; and so on down.
-# Write `g_v` for dL/dv:
+# Write g_v for dL/dv:
 
 # %%
 g_L = 1.0
@@ -49,7 +49,7 @@ g_d = g_L * 2 * d  # from L = d * d
 g_c = g_d * 1  # from d = c + a
 g_a = g_d * 1  # from d = c + a, a's second use
 g_b = g_c * a  # from c = a * b
-g_a = g_a + g_c * b  # from c = a * b, a's first use: what arrives on two paths is added
+g_a = g_a + g_c * b  # from c = a * b, a's first use: the contributions of both uses are added
 
 
 def by_hand(a, b):
@@ -62,24 +62,24 @@ assert abs(g_b - (by_hand(a, b + h) - by_hand(a, b - h)) / (2 * h)) < 1e-6
 print(f"dL/da = {g_a:g}, dL/db = {g_b:g}")
 
 # %% [markdown]
-# Three things to notice, for they are the whole design.
+# Three observations contain the whole design.
 #
-# 1. Each line of the backward pass belongs to one line of the forward pass, and needs only what that line saw: its
-#    arguments, and the cotangent of its result. So we can write one *rule* for `*` and one for `+`, once and for all.
+# 1. Each line of the backward pass belongs to one line of the forward pass. It needs only that line's arguments, and the
+#    cotangent of its result. So one *rule* for `*` and one for `+` are enough, once and for all.
 # 2. The lines run in reverse: `d`'s cotangent must be complete before it is passed on to `c` and `a`.
 # 3. `a` was used twice, and its two contributions were added.
 #
-# What is missing is somebody who remembers which lines were run. Let us build that.
+# We still need a record of the lines that were run. The next section builds it.
 
 # %% [markdown]
 # ## 2. A record
 #
-# A `Tensor` is an array with a memory: the arguments it was made from, the rules of the operation that made it, and a
-# number from a clock that says when. A Tensor made by hand has no arguments; it is called a *leaf*.
+# A `Tensor` is an array with a record of its origin: the arguments it was computed from, the rules of the operation that
+# computed it, and the time on a clock that counts Tensors. A Tensor made by hand has no arguments; it is called a *leaf*.
 #
-# A *primitive* is an operation that leaves such a record. We make one out of a plain function of arrays by giving it its
-# rules, one per argument. A rule is called as `rule(g, y, *args)` with plain arrays: the cotangent of the result, the result
-# itself, and the arguments; it returns the cotangent of its argument.
+# A *primitive* is an operation that leaves such a record. We turn a plain function of arrays into a primitive by giving it
+# its rules, one for each argument. A rule is called as `rule(g, y, *args)` with plain arrays: the cotangent of the result, the
+# result itself, and the arguments. It returns the cotangent of its argument.
 
 # %% tags=["core"]
 import heapq
@@ -91,7 +91,7 @@ clock = itertools.count()
 
 
 class Tensor:
-    __array_ufunc__ = None  # so that array * Tensor asks the Tensor
+    __array_ufunc__ = None  # so that array * Tensor calls the Tensor's method
 
     def __init__(self, data, rules=(), args=()):
         self.data, self.rules, self.args, self.order = np.asarray(data, dtype=float), rules, args, next(clock)
@@ -111,8 +111,8 @@ def primitive(*rules):
 # %% [markdown]
 # ## 3. The rules
 #
-# Six primitives are enough for a network. Where do the rules come from? From asking how a small change `dx` of an argument
-# changes the result, and collecting what multiplies it (tutorial 2 derives each, and tests them):
+# Six primitives are enough for a network. To find a rule, write the change `dy` of the result for a small change `dx` of an
+# argument; the factor of `dx`, times g, is the rule. (Tutorial 2 derives the rules and tests them.)
 #
 #     y = a + b           dy = da + db                     g_a = g             g_b = g
 #     y = a * b           dy = b da + a db                 g_a = g b           g_b = g a
@@ -122,8 +122,8 @@ def primitive(*rules):
 #     y = log sum exp(x)  dy = sum(softmax(x) dx)          g_x = g softmax(x), with softmax(x) = exp(x - y)
 #
 # One complication: NumPy *broadcasts*. In `x @ w + b` the same bias row is added to every example of the batch, so each
-# element of `b` was used many times, and by observation 3 its contributions are to be added. That is `sum_to`: sum over the
-# axes along which an argument of the given shape was stretched.
+# element of `b` is used many times, and by observation 3 its contributions must be added. `sum_to` does this: it sums over
+# the axes along which an argument of the given shape was stretched.
 
 
 # %% tags=["core"]
@@ -167,22 +167,23 @@ Tensor.__mul__ = Tensor.__rmul__ = multiply
 Tensor.__matmul__ = matmul
 
 # %% [markdown]
-# Operators now write the record by themselves:
+# The operators now leave records:
 
 # %%
 x = Tensor([1.0, 2.0])
 y = total(x * x)
 product = y.args[0]
-assert product.args == [x, x]  # x * x remembers x, twice
-assert x.order < product.order < y.order  # and the clock remembers when
+assert product.args == [x, x]  # x * x has recorded x, twice
+assert x.order < product.order < y.order  # and the clock has recorded the order
 print(f"y = {y.data}, made from {product.data}, made from {x.data}")
 
 
 # %% [markdown]
 # ## 4. Walking back
 #
-# Start at `y` with the cotangent 1 (dy/dy). Of all the tensors whose cotangent we hold and have not yet passed on, take the
-# youngest; let its rules pass its cotangent on to its arguments; add what meets. Stop when nobody is waiting.
+# Start at `y` with the cotangent 1 (dy/dy). Of all tensors whose cotangent we have and have not yet passed on, take the
+# youngest. Its rules compute contributions to its arguments' cotangents; add these to the cotangents that we have. Stop when
+# no tensor is left.
 
 
 # %% tags=["core"]
@@ -207,8 +208,8 @@ assert gradient(d * d, [a, b]) == [g_a, g_b]  # what we found by hand
 assert np.array_equal(gradient(y, [x])[0], 2 * x.data)
 
 # %% [markdown]
-# That is reverse-mode automatic differentiation, or *backpropagation*. The record is often called a *tape*, since it is
-# played backwards. Is it really fifty lines? Count what the tagged cells hold, without blank lines and comments.
+# This is reverse-mode automatic differentiation, or *backpropagation*. The record is often called a *tape*, since it is
+# played backwards. Is it at most fifty lines? Count the lines of the tagged cells, without blank lines and comments.
 
 
 # %%
@@ -218,7 +219,7 @@ def lines_of_core(source):
     return [line for cell in core for line in cell if line.strip() and not line.lstrip().startswith("#")]
 
 
-if "__file__" in globals():  # a notebook does not know its own source
+if "__file__" in globals():  # a notebook has no __file__
     with open(__file__, encoding="utf-8") as file:
         count = len(lines_of_core(file.read()))
     print(f"the tape has {count} lines")
@@ -227,7 +228,7 @@ if "__file__" in globals():  # a notebook does not know its own source
 # %% [markdown]
 # ## 5. Why like this?
 #
-# Each part could have been done another way. Small experiments show what the other ways cost.
+# Each part could have been designed differently. Small experiments show the costs of the alternatives.
 #
 # **Why a walk over records, and not over paths?** The chain rule in a textbook sums over all paths from `x` to `y`. Doubling
 # a number n times, each time as `x + x`, makes n records and 2^n paths.
@@ -256,13 +257,13 @@ x = Tensor(1.0)
 derivative, calls = by_paths(doubled(x, 10), x)
 assert derivative == gradient(doubled(x, 10), [x])[0] == 2**10
 assert calls == 2 * (2**10 - 1)  # where the tape calls 2 * 10 rules
-assert gradient(doubled(x, 60), [x])[0] == 2.0**60  # and here paths would outlast us
+assert gradient(doubled(x, 60), [x])[0] == 2.0**60  # 2^60 paths would take centuries
 print(f"10 doublings: {calls} rules over paths, 20 over records")
 
 # %% [markdown]
-# **Why in order of creation?** A tensor may pass its cotangent on only once that is complete, that is, after everything
-# that used it. Whatever used it was made later, since arguments exist before results; so "youngest first" is always right,
-# and costs a clock. To take tensors in the order in which they are *met* is not right:
+# **Why in order of creation?** A tensor may pass its cotangent on only when it is complete, that is, after all tensors that
+# were computed from it. These were all created later, since arguments exist before results. So "youngest first" is always
+# right, and a clock is all it needs. Taking tensors in the order in which the walk *meets* them is wrong:
 
 
 # %%
@@ -280,16 +281,16 @@ def gradient_first_met_first(y, wrt):
 
 x = Tensor(0.5)
 b = 3.0 * x
-y = b + tanh(b)  # from y we meet b at once, but tanh(b) still has something to tell it
+y = b + tanh(b)  # the walk meets b at once, but tanh(b) has another contribution to b
 right = 3 * (1 + (1 - np.tanh(1.5) ** 2))
 assert np.isclose(gradient(y, [x])[0], right)
-assert gradient_first_met_first(y, [x])[0] == 3.0  # b was in a hurry, and passed on only half
+assert gradient_first_met_first(y, [x])[0] == 3.0  # b passed on its cotangent before the second contribution
 print(f"dy/dx = {gradient(y, [x])[0]:.4f}; first met, first served: {gradient_first_met_first(y, [x])[0]:.4f}")
 
 
 # %% [markdown]
-# **Why not recursion?** The usual way to find an order is to visit a tensor's arguments recursively before the tensor
-# itself. Python's stack is about a thousand calls deep; the unrolled steps of an attack or of a recurrent network are more.
+# **Why not recursion?** The usual algorithm for an order visits a tensor's arguments recursively before the tensor itself.
+# Python allows about a thousand nested calls; an attack or a recurrent network easily has more steps than that.
 
 # %%
 import sys
@@ -317,9 +318,9 @@ assert gradient(y, [x])[0] == 1.0
 
 # %% [markdown]
 # **Why not a closure per result?** A well-known small design lets each operation define a function `backward()` that reads
-# the cotangent of its own result. The result then holds the function and the function holds the result: a *reference cycle*.
-# Python frees what nobody refers to at once, but a cycle always has somebody who refers to it, and must wait for the garbage
-# collector, which counts objects and not megabytes. Our records point one way only, to what is older.
+# the cotangent of its own result. The result then refers to the function and the function refers to the result: a *reference
+# cycle*. Python frees an object at once when no reference to it is left. In a cycle a reference is always left, so the arrays
+# wait for the garbage collector, which counts objects and not megabytes. Our records refer only to older tensors.
 
 # %%
 import gc
@@ -347,7 +348,7 @@ def results_left_behind(leaf, double, steps=100):
 
 
 gc.collect()
-gc.disable()  # the collector could come by at any time; keep it away while we look
+gc.disable()  # the collector could run at any time and change the counts
 with_cycles = results_left_behind(Closing(np.zeros(1000)), Closing.double)
 without = results_left_behind(Tensor(np.zeros(1000)), lambda leaf: leaf + leaf)
 gc.enable()
@@ -356,8 +357,8 @@ print(f"of 100 dropped results, still in memory: {with_cycles} with closures, {w
 
 # %% [markdown]
 # **Why a dictionary of cotangents, and not an attribute `grad` on each tensor?** Because the dictionary belongs to one walk
-# and dies with it. Two walks over one record cannot add to each other's numbers, there is nothing to reset to zero between
-# them, and asking for the gradient of an input leaves the weights untouched: an attack wants exactly that.
+# and is freed with it. Two walks over one record cannot add to each other's numbers, and nothing must be reset to zero between
+# them. The gradient of an input changes nothing in the weights, which is exactly what an attack needs.
 
 # %%
 x = Tensor(3.0)
@@ -367,9 +368,9 @@ assert gradient(y, [x]) == gradient(y, [x]) == [6.0]
 # %% [markdown]
 # ## 6. Training a network
 #
-# Fifty lines should be able to learn something. scikit-learn brings 1,797 handwritten digits; `npadv.data` frames them as
-# 28 x 28 images with pixels in [0, 1]. The network has one hidden layer of 32 tanh units; it returns *logits*, one number
-# per class, and the probability of class k is softmax(z)_k = exp(z_k) / sum_j exp(z_j).
+# Fifty lines are enough to train a network. scikit-learn contains 1,797 handwritten digits; `npadv.data` returns them as 28 x
+# 28 images with pixels in [0, 1]. The network has one hidden layer of 32 tanh units. It returns *logits* z, one number per
+# class; the probability of class k is softmax(z)_k = exp(z_k) / sum_j exp(z_j).
 #
 # The loss is the mean *cross-entropy*, -log(probability of the right class), over the N examples of a batch:
 #
@@ -415,8 +416,8 @@ for epoch in range(8):
 assert error(parameters) < 0.1
 
 # %% [markdown]
-# Is the gradient right, or is it merely good enough to learn from? Plenty of wrong gradients are. Here is npadv on the same
-# weights and the same batch; the last bits differ, since sums are taken in another order.
+# Is the gradient right, or merely good enough for training? Many wrong gradients are good enough. Here is npadv's gradient for
+# the same weights and the same batch; the last bits differ, since npadv sums in another order.
 
 # %%
 import npadv
@@ -433,45 +434,45 @@ print("the gradients of our tape and of npadv agree")
 # %% [markdown]
 # ## 7. The library's tape
 #
-# Open `npadv/autodiff.py` beside this page. It is the same machine:
+# Open the folder `npadv/autodiff` beside this page. It is the same program:
 #
-#     here                     npadv/autodiff.py
-#     ---------------------    --------------------------------------------------------------------
-#     Tensor                   Tensor, with _op (where the rules are), _args, _order
-#     @primitive(rules)        @primitive, and defvjp(function, rules): the same in two steps
+#     here                     there
+#     ---------------------    ----------------------------------------------------------------------------------
+#     Tensor                   Tensor (tensor.py), with _operation (which has the rules), _args and _order
+#     @primitive(rules)        @primitive, and defvjp(function, rules): the same in two steps (primitive.py)
 #     apply                    apply, inside primitive: compute, then leave a record
-#     gradient                 grad, and under it _ancestors (find) and _gradients (walk back)
+#     gradient                 grad, with _path_between (find the records) and _backward_pass (walk) (gradient.py)
 #     sum_to                   sum_to, and unbroadcast, which calls it only where needed (ops/shape.py)
 #
-# The differences are each there for a reason, and each shows in a two-line experiment.
+# Each difference has a reason, and a short experiment shows it.
 #
-# **It walks only between what you ask for and `y`.** Ours hands cotangents to everybody, constants included. The library
-# first looks for the records that lead from `wrt` to `y` (in `_gradients`, the set `on_path`) and calls no other rule. To
-# see it, here is a primitive that does nothing, and whose rule tells.
+# **It walks only between `wrt` and `y`.** Our tape computes cotangents for all tensors, constants included. The library first
+# finds the records that lead from `wrt` to `y` (`_path_between`) and calls no other rule. The following primitive shows it: it
+# returns its argument, and its rule notes each call.
 
 # %%
 calls = []
 
 
 @npadv.primitive
-def tell(x):
+def noting(x):
     return x
 
 
-npadv.defvjp(tell, lambda g, y, x: (calls.append(type(g).__name__), g)[1])
+npadv.defvjp(noting, lambda g, y, x: (calls.append(type(g).__name__), g)[1])
 
 image, weights = npadv.Tensor([1.0, 2.0], requires_grad=True), npadv.Tensor([3.0, 4.0], requires_grad=True)
-loss = (image * tell(weights)).sum()
+loss = (image * noting(weights)).sum()
 npadv.grad(loss, image)
 assert calls == []  # the input's gradient costs nothing for the weights
 npadv.grad(loss, weights)
 assert calls == ["ndarray"]
 
 # %% [markdown]
-# **Its rules run on arrays, or on Tensors.** `ndarray` is what the rule has just been called on: no wrapper, no record. But
-# a rule is itself a calculation, `g * (1 - y * y)` say, and run on Tensors it leaves a record of its own, so that the
-# gradient can be differentiated in turn. `create_graph=True` asks for that; in the walk it is the one line that chooses
-# between the record's `args` and its `values`.
+# **Its rules run on arrays or on Tensors.** The rule above was called with an `ndarray`: without a wrapper, without a record.
+# But a rule is itself a calculation, such as `g * (1 - y * y)`. Called with Tensors, it leaves records of its own, so that the
+# gradient can be differentiated again. `create_graph=True` does this; in `_backward_pass` it is the one line that chooses
+# between the record's `_args` and its `_values`.
 
 # %%
 npadv.grad(loss, weights, create_graph=True)
@@ -485,8 +486,8 @@ assert np.isclose(first.data, 1 - t**2)
 assert np.isclose(second, -2 * t * (1 - t**2))
 
 # %% [markdown]
-# **It notices changes in place.** A rule reads its arguments when the walk comes by, which may be long after they were used.
-# If somebody has written into an array in between, our tape computes the derivative of something that never happened:
+# **It notices changes in place.** A rule reads its arguments during the walk, which may be long after they were used. If an
+# array has been changed in between, our tape computes a wrong derivative:
 
 # %%
 x = Tensor([1.0, 2.0])
@@ -495,8 +496,8 @@ x.data[0] = 100.0
 assert gradient(y, [x])[0][0] == 200.0  # where y was computed, it was 2
 
 # %% [markdown]
-# Each of the library's tensors knows when it was made (`_order`) and when it was last changed (`_changed`), by one clock.
-# A walk that meets an argument changed after the record of its use was made refuses.
+# Each of the library's tensors records when it was created (`_order`) and when it was last changed (`_version`), by the same
+# clock. If an argument was changed after the record of its use was made, the walk raises an error.
 
 # %%
 x = npadv.Tensor([1.0, 2.0], requires_grad=True)
@@ -509,12 +510,11 @@ except RuntimeError as error_message:
     print(f"RuntimeError: {error_message}")
 
 # %% [markdown]
-# What it cannot notice is a change behind its back, in `x.data` itself; whoever does that says so with `x.mark_changed()`,
-# as the optimizers do.
+# It cannot notice a change of `x.data` itself. Code that changes `x.data` must call `x.mark_changed()`, as the optimizers do.
 #
-# **Whether it records is a ContextVar.** Inference needs no record, so `no_record()` switches it off. A global variable would
-# switch it off for everybody: for the thread next door, and for good if an exception came between off and on. A ContextVar
-# is seen by the present thread or task alone, and `no_record` restores it on every way out.
+# **A ContextVar switches recording off.** Inference needs no record, so `no_record()` switches recording off. With a global
+# variable it would be off in every other thread as well, and it would stay off if an exception came before it is switched on
+# again. The value of a ContextVar belongs to one thread or task, and `no_record` always restores it.
 
 # %%
 import threading
@@ -524,16 +524,16 @@ x = npadv.Tensor(2.0, requires_grad=True)
 try:
     with npadv.no_record():
         seen["here"] = (x * x).requires_grad
-        neighbour = threading.Thread(target=lambda: seen.update(neighbour=(x * x).requires_grad))
-        neighbour.start()
-        neighbour.join()
-        raise KeyError("something goes wrong")
+        other = threading.Thread(target=lambda: seen.update(other_thread=(x * x).requires_grad))
+        other.start()
+        other.join()
+        raise KeyError("an error inside no_record()")
 except KeyError:
     seen["after"] = (x * x).requires_grad
-assert seen == {"here": False, "neighbour": True, "after": True}
+assert seen == {"here": False, "other_thread": True, "after": True}
 
 # %% [markdown]
-# **It keeps float32 what it is.** Ours turns everything into float64, and so into twice the memory.
+# **It keeps float32.** Our tape converts everything to float64, which takes twice the memory.
 
 # %%
 x32 = np.ones(3, dtype=np.float32)
@@ -542,8 +542,8 @@ assert (npadv.Tensor(x32) * 2.0).dtype == np.float32
 assert (Tensor(x32) * 2.0).data.nbytes == 2 * x32.nbytes
 
 # %% [markdown]
-# **It refuses to answer what was not asked well.** A gradient of something that was never recorded, or with respect to
-# something that `y` does not depend on, is more often a mistake than a zero.
+# **It raises errors instead of returning zeros.** Asking for the gradient of a tensor that was not recorded, or with respect
+# to one that `y` does not depend on, is usually a mistake.
 
 # %%
 constant, x = npadv.Tensor(1.0), npadv.Tensor(2.0, requires_grad=True)
@@ -555,10 +555,11 @@ for y in (constant * 2.0, npadv.Tensor(1.0, requires_grad=True) * 2.0):
         print(f"ValueError: {error_message}")
 
 # %% [markdown]
-# **It can be run again.** A tape is a program: what ran on what, in order. For one image and a small network, making the record
-# takes as long as the arithmetic, and a loop that asks for the gradient of one function at many points makes the same record
-# every time. `npadv.Replay` makes it twice, and if both are the same it writes the list out as a function of Python, a line for
-# each operation and a line for each rule. The next point takes that way, without a Tensor in between.
+# **It can be replayed.** A tape is a program: a list of operations on arrays, in order. For one image and a small network,
+# recording takes as long as the arithmetic, and a loop that computes the gradient of one function at many points makes the
+# same record every time. `npadv.Replay` records the function at the first two points, and at a third one of its own. If the
+# records are the same, it writes them out as a Python function, with a line for each operation and a line for each rule. From
+# the third point on it calls that function, without any Tensor.
 
 # %%
 calls = []
@@ -574,24 +575,26 @@ for point in np.random.default_rng(0).normal(size=(10, 3)):
     value, slope = gradient_of(point)
     x = npadv.Tensor(point, requires_grad=True)
     assert np.array_equal(slope, npadv.grad((npadv.ops.tanh(x) * x).sum(), x))  # the same, to the last bit
-assert len(calls) == 2
+assert len(calls) == 3
 print(gradient_of, gradient_of.program(point), sep="\n\n")
 
 # %% [markdown]
-# Why twice? Because a record does not say why it is there. Ask it to replay `(x * np.sign(x.data)).sum()`, and `print` tells
-# you what the two recordings did not agree on.
+# Why three records? Because one cannot show whether another input would give another record. Try to replay
+# `(x * np.sign(x.data)).sum()`: `print` shows where the records differ.
 
 # %% [markdown]
-# Now read `npadv/autodiff.py` from the top. `apply`, inside `primitive`, is your `apply`, written out for speed. `ancestors`
-# and `_gradients` are your `gradient`; the library sorts by `_order` what yours took from a heap. Everything else in the file
-# is the list above. And the rules are where you would look for them: each beside its operation, in `npadv/ops`.
+# Now read `npadv/autodiff/tensor.py`, `npadv/autodiff/primitive.py` and `npadv/autodiff/gradient.py`, in this order. `apply`,
+# inside `primitive`, is our `apply`, written out for speed. `ancestors` and `_backward_pass` are our `gradient`; the library
+# sorts the tensors by `_order`, where ours took them from a heap. The rest is the list above. The rules stand beside their
+# operations, in `npadv/ops`.
 #
 # ## Try it
 #
 # 1. Our `gradient` cannot be differentiated again. Pass `node` and `node.args` to the rules, in place of their `.data`, and
 #    make `g` a Tensor. Which of the six rules now work at once, and which need what `npadv/ops` has (a `sum_to` that is itself
 #    a primitive, say)?
-# 2. Give the tape a `relu`. What should its rule say at 0? `npadv/ops/elementwise.py` has an answer and says why.
-# 3. Add the set `on_path` to `gradient`, and count how many rules training calls with and without it.
+# 2. Give the tape a `relu`. What should its rule return at 0? `npadv/ops/elementwise.py` has an answer and a reason.
+# 3. Add the set `on_path` of `npadv/autodiff/gradient.py` to `gradient`, and count the rules that training calls with it and
+#    without it.
 #
-# Next: `02_gradient_rules_and_how_to_test_them.py`, on where rules come from and how not to trust them.
+# Next: `02_gradient_rules_and_how_to_test_them.py`, on deriving rules and testing them.

@@ -13,12 +13,12 @@
 # %% [markdown]
 # # Gradient rules, and how to test them
 #
-# The first tutorial built a tape out of *rules*, one line each, that say how a cotangent passes from the result of an
-# operation to its arguments. Where do these lines come from, and why should anybody believe them? A wrong sign is found
-# within a minute, because nothing trains. A factor of 1.001 is never found that way, nor is a second derivative that is
-# silently zero. So we derive rules on paper, check them with arithmetic that knows nothing of rules, and plant wrong ones to
-# see whether the check deserves the name. At the end we write a primitive of our own, and use second derivatives to find the
-# direction in which a network is easiest to disturb.
+# The first tutorial built a tape from *rules*. Each is one line that computes the cotangent of an operation's argument from
+# the cotangent of its result. How does one find these lines, and how does one know that they are right? A wrong sign shows
+# within a minute, because nothing trains. A factor of 1.001 does not show in training, nor does a second derivative that is
+# zero by mistake. So we derive rules on paper, compare them with numeric derivatives, and plant wrong rules to see whether the
+# comparison finds them. At the end we write a primitive of our own, and use second derivatives to find the direction in which
+# a network is easiest to disturb.
 #
 # Notation: x is an argument, y = f(x) the result, L a scalar computed from y, and g = dL/dy the cotangent of y, an array of
 # y's shape. `<a, b>` is the sum of the products of corresponding elements, whatever the shape of a and b.
@@ -40,8 +40,8 @@ def dot(a, b):
 # %% [markdown]
 # ## 1. Vector-Jacobian products
 #
-# All partial derivatives of y in x form the *Jacobian*, the matrix J with J_ij = dy_i / dx_j. Here is one small enough to
-# see, of y = tanh(A x) from three numbers to two, with its columns measured one at a time.
+# All partial derivatives of y in x form the *Jacobian*, the matrix J with J_ij = dy_i / dx_j. Here is a small one, of
+# y = tanh(A x) from three numbers to two, with its columns measured one at a time.
 
 # %%
 A = np.array([[1.0, -0.5, 0.0], [0.3, 0.2, -1.0]])
@@ -61,8 +61,8 @@ print(J.round(4))
 #
 #     dL/dx = J^T g,
 #
-# the *vector-Jacobian product*. This is all that `grad` ever computes: give it a g and it returns J^T g. With a row of the
-# identity as g it returns a row of J, which is how `npadv.jacobian` is made.
+# the *vector-Jacobian product*. `grad` computes nothing else: given g, it returns J^T g. If g is a row of the identity matrix,
+# J^T g is a row of J; `npadv.jacobian` computes J row by row in this way.
 
 # %%
 xs = Tensor(x, requires_grad=True)
@@ -71,33 +71,33 @@ assert np.allclose(grad(f(xs), xs, g), J.T @ g, atol=1e-8)
 assert np.allclose(npadv.jacobian(f(xs), xs), J, atol=1e-8)
 
 # %% [markdown]
-# And it never forms J to do so. For tanh alone, applied to a thousand numbers, J has a million elements, all zero but a
-# thousand; the rule `g * (1 - y * y)` multiplies by it with a thousand products. A rule is a program for J^T g.
+# It never forms J. For tanh of a thousand numbers, J has a million elements, all but a thousand of them zero; the rule
+# `g * (1 - y * y)` computes J^T g with a thousand products. A rule is a program for J^T g.
 #
 # ## 2. Rules on paper
 #
-# To find a rule, write down how a small change dx changes y, to first order, and then move everything in <g, dy> to the
-# side of g until it reads
+# To find a rule, write the change dy of y for a small change dx, to first order. Then move every factor in <g, dy> to the side
+# of g until dx stands alone:
 #
 #     <g, dy> = <(the rule), dx>.
 #
 # **Product**, y = a * b, element by element: dy = b * da + a * db, so <g, dy> = <g * b, da> + <g * a, db>.
 #
-# **Broadcasting**, y = a repeated along new or stretched axes: each element of a meets every g of its copies, so
-# <g, dy> = <sum of g over these axes, da>. **Sum** is the other way round: dy is the sum of dx, so each element of x gets the
-# g of its sum, repeated. Each is the other's rule. For a linear map B, the map B* with
+# **Broadcasting**, y = a repeated along new or stretched axes: each element of a is multiplied with the g of all its copies,
+# so <g, dy> = <sum of g over these axes, da>. **Sum** is the reverse: dy is the sum of dx, so each element of x gets the g of
+# its sum, repeated. Each of the two is the rule of the other. For a linear map B, the map B* with
 #
 #     <g, B x> = <B* g, x>      for all x and g
 #
-# is called its *adjoint*: a linear map's rule is its adjoint, and the adjoint's rule is the map. The equation is also a test:
-# draw x and g at random and compare two numbers. It needs neither derivatives nor step sizes.
+# is called its *adjoint*. The rule of a linear map is its adjoint, and the rule of the adjoint is the map. The equation is
+# also a test, which needs no derivatives and no step sizes: draw x and g at random and compare two numbers.
 
 # %%
 x, g = rng.standard_normal((3, 1)), rng.standard_normal((2, 3, 4))
 stretched = ops.broadcast_to(x, shape=(2, 3, 4))
 assert np.isclose(dot(g, stretched), dot(ops.sum_to(g, shape=(3, 1)), x))
 
-# Picking elements has adding them back as its adjoint; an element that was picked twice receives both.
+# The adjoint of picking elements adds them back; an element that was picked twice receives both contributions.
 x, g, index = rng.standard_normal(5), rng.standard_normal(4), np.array([3, 0, 3, 1])
 assert np.isclose(dot(g, ops.getitem(x, index=index)), dot(ops.scatter_add(g, index=index, shape=(5,)), x))
 
@@ -107,7 +107,7 @@ assert np.isclose(dot(g, ops.getitem(x, index=index)), dot(ops.scatter_add(g, in
 #     <G, dA B> = trace(G^T dA B) = trace(B G^T dA) = <G B^T, dA>,
 #     <G, A dB> = trace(G^T A dB)                   = <A^T G, dB>.
 #
-# If you forget which factor is transposed, the shapes tell you, unless the matrices are square.
+# If you forget which factor is transposed, the shapes show it, unless the matrices are square.
 
 # %%
 A, B, G = rng.standard_normal((3, 4)), rng.standard_normal((4, 5)), rng.standard_normal((3, 5))
@@ -118,9 +118,9 @@ assert np.allclose(by_tape[1], A.T @ G)
 assert np.isclose(dot(G, A @ B), dot(G @ B.T, A))  # the product is linear in A: the dot-product test holds
 
 # %% [markdown]
-# **Log-sum-exp**, y = log(sum_j exp(x_j)): dy = sum_j exp(x_j) dx_j / sum_k exp(x_k) = <softmax(x), dx>, so the rule is
-# g softmax(x). Since y is there already, softmax(x) = exp(x - y) costs one exponential, and that one cannot overflow: y is at
-# least as large as every x_j. (In the forward direction, the largest x_j is taken out first: `ops/reduce.py`.)
+# **Log-sum-exp**, y = log(sum_j exp(x_j)): dy = sum_j exp(x_j) dx_j / sum_k exp(x_k) = <softmax(x), dx>, so the rule is g
+# softmax(x). Since y is known, softmax(x) = exp(x - y) costs one exponential, which cannot overflow: y is at least as large as
+# every x_j. (The forward function subtracts the largest x_j first: see `npadv/ops/reduce.py`.)
 
 # %%
 x = np.array([1000.0, 999.0, -1000.0])
@@ -132,11 +132,11 @@ with np.errstate(over="ignore", invalid="ignore"):
 assert np.isnan(naive[0])  # infinity / infinity
 
 # %% [markdown]
-# **Maximum.** y = max_j x_j follows its largest element, so that one gets all of g and the others nothing. Where two are
-# largest there is no derivative: raising either raises y, lowering one alone does not lower it. A rule must still say
-# something. Any weights s, non-negative and with the sum 1, on the largest elements make a *subgradient*, that is
-# max(x + d) >= max(x) + <s, d> for every d. npadv gives all to the first; others share. Neither is wrong, but a library
-# should do one, always, and say which.
+# **Maximum.** y = max_j x_j changes with its largest element, so that element gets all of g and the others get nothing. If two
+# elements are largest, there is no derivative: raising either raises y, but lowering one alone does not lower it. A rule must
+# still return something. Any weights s on the largest elements, non-negative and with the sum 1, form a *subgradient*: then
+# max(x + d) >= max(x) + <s, d> for every d. npadv gives all of g to the first largest element; other libraries divide it.
+# Both are correct, but a library should always do the same, and document it.
 
 # %%
 x = np.array([2.0, 5.0, 5.0])
@@ -150,9 +150,9 @@ for s in (np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.5, 0.5])):
 #
 #     y[n,k,a,b] = sum over c, i, j of  w[k,c,i,j] x[n,c,a+i,b+j].
 #
-# Take <g, y> and you have a sum over n, k, c, a, b, i, j of a product of three numbers, g, w and x. It is linear in each of the
-# three. Its derivative in x collects, for each pixel, what it was multiplied with; likewise in w; and in g, which gives y. The
-# three are one set of loops in which another of the three stands on the left.
+# <g, y> is a sum over n, k, c, a, b, i, j of a product of three numbers, from g, w and x. It is linear in each of the three
+# arrays. Its derivative in x adds up, for each pixel, the factors by which the pixel was multiplied. The same holds for w, and
+# for g, where the derivative is y. The three are the same loops with another array on the left.
 
 
 # %%
@@ -187,12 +187,12 @@ def convolve_weight_grad(x, g, w_shape):
 x, w, g = rng.standard_normal((2, 3, 5, 6)), rng.standard_normal((4, 3, 2, 3)), rng.standard_normal((2, 4, 4, 4))
 y, dx, dw = convolve(x, w, g.shape), convolve_input_grad(g, w, x.shape), convolve_weight_grad(x, g, w.shape)
 assert np.isclose(dot(g, y), dot(dx, x))
-assert np.isclose(dot(g, y), dot(dw, w))  # one number, in three ways
+assert np.isclose(dot(g, y), dot(dw, w))  # the same number, computed from each of the three
 
 # %% [markdown]
-# So the gradient of a convolution needs no new idea at any order: differentiate one of the three and you get the other two.
-# `npadv/ops/conv.py` has them as three primitives, and their rules say exactly this. They are faster than our loops (the sums
-# become one matrix product), and the same.
+# So the gradients of a convolution need no new idea at any order: the derivatives of each of the three are the other two.
+# `npadv/ops/conv.py` has them as three primitives, with exactly these rules. They return the same numbers as our loops and are
+# faster.
 
 # %%
 xs, ws = Tensor(x, requires_grad=True), Tensor(w, requires_grad=True)
@@ -203,14 +203,15 @@ for by_loops, by_rule in zip((dx, dw), grad(ops.conv2d(xs, ws), [xs, ws], g), st
 # %% [markdown]
 # ## 3. Numeric derivatives
 #
-# The witness against a rule is a difference. The obvious one, and the better one, have the errors (from Taylor's series)
+# A rule is tested against a difference. The obvious difference and a better one are, by Taylor's series,
 #
 #     forward    (f(x + h) - f(x)) / h           = f'(x) + h/2 f''(x)    + ...
 #     central    (f(x + h) - f(x - h)) / (2 h)   = f'(x) + h^2/6 f'''(x) + ...
 #
-# called *truncation* errors, which ask for a small h. But f is only known to about u |f|, where u is the spacing of
-# floating-point numbers near 1 (2.2e-16 in float64), and the difference divides that by h: a *rounding* error of about
-# u |f| / h, which asks for a large h. Their sum is least, for the central difference, where its derivative in h is zero:
+# The terms with h are *truncation* errors; they call for a small h. But f is known only to about u |f|, where u is the spacing
+# of floating-point numbers near 1 (2.2e-16 in float64), and the difference divides this error by h. The *rounding* error is
+# about u |f| / h, which calls for a large h. The sum of both is smallest where its derivative in h is zero. For the central
+# difference,
 #
 #     h^2/6 |f'''| + u |f| / h   is least at   h = (3 u |f / f'''|)^(1/3),
 #
@@ -241,9 +242,9 @@ for step, (forward, central) in zip(steps[::2], error[::2], strict=True):
     print(f"{step:7.0e}  {forward:7.0e}  {central:7.0e}     |{''.join(line).rstrip()}")
 
 # %% [markdown]
-# The picture is a V on its side: digits are gained down to the best step and lost below it. All that was claimed can be read
-# off: the slopes (halving h halves the forward error and quarters the central one; below the best step, it doubles both),
-# where the best steps lie, and how good the best is.
+# The picture is a V on its side: smaller steps gain digits down to the best step, and lose digits below it. It confirms the
+# theory: the slopes (halving h halves the forward error and quarters the central one; below the best step it doubles both),
+# the best steps, and the smallest errors.
 
 # %%
 u = np.finfo(np.float64).eps
@@ -266,8 +267,8 @@ assert abs(slope(1, 1e-7, 1e-12) + 1) < 0.3  # rounding: error proportional to 1
 assert abs(slope(0, 1e-9, 1e-12) + 1) < 0.3  # ... for both
 
 # %% [markdown]
-# In float32 (u = 1.2e-7) the same theory promises no more than four or five digits, and an error of 1.001 in a rule would
-# hide among them if a few roundings add up. That is why `check_grads` insists on float64, with a step of 1e-6.
+# In float32 (u = 1.2e-7) the same theory gives only four or five digits, and a few roundings together can hide a factor of
+# 1.001 in a rule. This is why `check_grads` requires float64, with a step of 1e-6.
 
 # %%
 u32 = float(np.finfo(np.float32).eps)
@@ -279,15 +280,15 @@ print(f"best central difference: {error[best[1], 1]:.0e} in float64, {best_in_fl
 # %% [markdown]
 # ## 4. One number instead of a matrix
 #
-# To compare a whole Jacobian with differences takes two evaluations per element of x; for an image and a network, too many.
-# Instead draw a direction u in x and weights v in y at random, and compare one number,
+# Comparing a whole Jacobian with differences takes two evaluations for each element of x: too many for an image and a network.
+# Instead, draw a direction u in x and weights v in y at random, and compare one number,
 #
 #     <v, J u>  =  <v, (f(x + h u) - f(x - h u)) / 2h>    from values: two evaluations,
 #               =  <J^T v, u>                             from the rules: one walk.
 #
-# If the rules compute another matrix J', the two differ by <v, D u> with D = J' - J. Can a wrong D hide? With v and u normal
-# and independent, <v, D u> is zero with probability 0 unless D = 0, and the mean of its square is the sum of the squares of
-# all elements of D. So an error shows at about its true size, wherever it sits in the matrix.
+# If the rules compute another matrix J', the two numbers differ by <v, D u> with D = J' - J. Could this be zero for a wrong
+# matrix? If v and u are normal and independent, <v, D u> is zero with probability 0 unless D = 0, and the mean of its square
+# is the sum of the squares of all elements of D. So an error shows at about its true size, wherever it is in the matrix.
 
 # %%
 D = np.zeros((30, 40))
@@ -300,9 +301,8 @@ assert abs((projections**2).mean() / (D**2).sum() - 1) < 0.2
 print(f"size of the error {np.sqrt((D**2).sum()):.2e}, of its projections {np.sqrt((projections**2).mean()):.2e}")
 
 # %% [markdown]
-# That is `npadv.testing.check_grads`. And since `grad` with `create_graph=True` is itself a function made of primitives,
-# `check_grads` turns around and checks *its* gradient in the same way: the second order, which tests every rule's own
-# derivative.
+# This is `npadv.testing.check_grads`. Since `grad` with `create_graph=True` is itself a function of primitives, `check_grads`
+# then checks the gradient of *that* function in the same way. This second order tests the derivative of every rule.
 
 # %%
 x, w = rng.standard_normal((3, 4)), rng.standard_normal((4, 2))
@@ -311,9 +311,9 @@ check_grads(lambda x, w: ops.logsumexp(ops.tanh(x @ w), axis=1), [x, w])
 # %% [markdown]
 # ## 5. Planting wrong rules
 #
-# A test that has never failed has not been tested. Here are some ways to be wrong, planted one at a time into a right
-# operation, and what the check says. `planted` makes a primitive with the rules we give it; `caught` tells at which order the
-# check objects, 0 if it does not.
+# A test that has never failed has not been tested. Here are several mistakes, each planted into a right operation, and the
+# result of the check. `planted` makes a primitive with given rules. `caught` returns the order at which the check fails, 0 if
+# it passes.
 
 
 # %%
@@ -359,72 +359,73 @@ outcomes = {
     "right": caught(planted(forward, lambda g, y, x: g * (1 - y * y)), x),
     "wrong sign": caught(planted(forward, lambda g, y, x: -g * (1 - y * y)), x),
     "off by 1.001": caught(planted(forward, lambda g, y, x: 1.001 * g * (1 - y * y)), x),
-    "forgets g": caught(planted(forward, lambda g, y, x: 1 - y * y), x),
+    "without g": caught(planted(forward, lambda g, y, x: 1 - y * y), x),
     "not transposed": caught(not_transposed, square_a, square_b),
     "not summed": caught(not_summed, square_a, square_b[0]),
     "detached": caught(planted(forward, lambda g, y, x: g * (1 - np.tanh(npadv.autodiff.value_of(x)) ** 2)), x),
-    "borrows a wrong rule": caught(planted(lambda x: np.sin(x), lambda g, y, x: g * cosine_with_a_wrong_rule(x)), x),
+    "uses a wrong rule": caught(planted(lambda x: np.sin(x), lambda g, y, x: g * cosine_with_a_wrong_rule(x)), x),
 }
 for fault, found in outcomes.items():
     print(f"{fault:21s} {'passes' if found == 0 else f'caught at order {found}'}")
 assert outcomes.pop("right") == 0
 assert set(outcomes.values()) == {1, 2}
-assert outcomes["detached"] == outcomes["borrows a wrong rule"] == 2
+assert outcomes["detached"] == outcomes["uses a wrong rule"] == 2
 
 # %% [markdown]
 # The last two are the interesting ones. The *detached* rule computes the right number from arrays, so every first derivative
-# is right, and a network trains. But it has cut the thread from x to the derivative, and whoever differentiates again gets
-# zero, or too little, without a word. The other is right in itself and relies on something that is not. Only the second order
-# sees either.
+# is right, and a network trains. But the derivative is no longer recorded as a function of x, so the second derivative is zero
+# or too small, without an error. The last rule is right but uses another primitive whose rule is wrong. Only the second order
+# finds these two.
 #
-# Also note "forgets g". Had we only ever checked scalar losses with the cotangent 1, this rule would have passed; it is the
-# random v that finds it. Random numbers do more of the work than it seems:
+# Note also "without g". With scalar losses and the cotangent 1, this rule would pass; the random v finds it. The next cell
+# shows two mistakes that pass without random numbers:
 
 # %%
-forgets_g = planted(forward, lambda g, y, x: 1 - y * y)
+without_g = planted(forward, lambda g, y, x: 1 - y * y)
 xs = Tensor(x, requires_grad=True)
-assert np.allclose(grad(ops.sum(forgets_g(xs)), xs), 1 - np.tanh(x) ** 2)  # g is all ones here, so nothing is missing
+assert np.allclose(grad(ops.sum(without_g(xs)), xs), 1 - np.tanh(x) ** 2)  # right, since g is all ones here
 
 symmetric = square_b + square_b.T
-assert caught(lambda a: not_transposed(a, symmetric), square_a, order=1) == 0  # nor is a transpose, here
+assert caught(lambda a: not_transposed(a, symmetric), square_a, order=1) == 0  # right, since b equals its transpose
 
 # %% [markdown]
-# What the check cannot do, you have to know. It looks only where you point it; it wants f smooth there; and it allows an
-# absolute error of 1e-7, for the differences' own rounding, so it is blind to rules whose whole effect is smaller. Scale what
-# you test to the size of 1.
+# The check has limits. It tests only the points that you give it. f must be smooth there. It allows an absolute error of 1e-7,
+# for the rounding of the differences, so it cannot find a wrong rule whose values are smaller than that. Scale the function to
+# values of about 1.
 
 # %%
 half_right = planted(lambda x: np.maximum(x, 0), lambda g, y, x: g)  # a ReLU that lets everything through
 assert caught(half_right, np.array([0.5, 2.0])) == 0  # tested on one side only
 assert caught(half_right, np.array([0.5, -2.0])) == 1
 
-# At a tie a central difference says the mean of what the two sides say: it blames a rule that has chosen one.
+# At a tie, a central difference is the mean of the slopes on both sides: the check fails for a rule that chooses one of them.
+# them.
 tie, direction = np.array([5.0, 5.0]), np.array([1.0, -3.0])
 difference = ((tie + h * direction).max() - (tie - h * direction).max()) / (2 * h)
 assert np.isclose(difference, direction.mean())
 assert caught(ops.max, tie) == 1
 assert caught(ops.max, np.array([5.0, 5.1])) == 0
 
-tiny = planted(lambda x: 1e-9 * x * x, lambda g, y, x: -2e-9 * g * x)  # a wrong sign, in a whisper
+tiny = planted(lambda x: 1e-9 * x * x, lambda g, y, x: -2e-9 * g * x)  # a wrong sign of a tiny derivative
 assert caught(tiny, x) == 0
 assert caught(lambda x: 1e9 * tiny(x), x) == 1
 
 # %% [markdown]
 # ## 6. A primitive of your own
 #
-# Suppose a loss needs log(1 - exp(-x)) for x > 0. Composed of the operations that exist, it is inaccurate where x is small,
-# because 1 - exp(-x) cancels; below 1e-16 it is minus infinity. Two better formulas exist, each good on one side of log 2
+# Suppose a loss needs log(1 - exp(-x)) for x > 0. Composed of existing operations, it is inaccurate for small x, because
+# 1 - exp(-x) cancels; below 1e-16 it is minus infinity. There are two better formulas, each accurate on one side of log 2
 # (Mächler 2012):
 #
 #     log(-expm1(-x))       for x < log 2,       expm1(t) = exp(t) - 1, computed without cancellation
 #     log1p(-exp(-x))       otherwise,           log1p(t) = log(1 + t), likewise.
 #
-# The derivative is exp(-x) / (1 - exp(-x)). To write it as a rule we may use primitives only, since it will run on Tensors
-# when somebody wants second derivatives. The denominator is exp(y), so the whole is
+# The derivative is exp(-x) / (1 - exp(-x)). A rule may use primitives only, since it runs on Tensors when second derivatives
+# are computed. The denominator is exp(y), so the derivative is
 #
 #     dy/dx = exp(-x) / exp(y) = exp(-x - y),
 #
-# which neither cancels nor overflows before its time.
+# which does not cancel, and overflows only where the derivative itself does.
 
 # %%
 from npadv.backend import xp_of
@@ -439,17 +440,17 @@ def log1mexp(x):
     >>> float(log1mexp(np.array(50.0)) / -np.exp(-50.0))
     1.0
     """
-    xp = xp_of(x)  # numpy or cupy, whichever x is of
+    xp = xp_of(x)  # numpy or cupy, depending on x
     small = x < np.log(2)
-    elsewhere = xp.where(small, 1.0, x)  # both branches are computed: give this one nothing to stumble over
+    elsewhere = xp.where(small, 1.0, x)  # both branches are computed for all x; this avoids a warning in the second
     return xp.where(small, xp.log(-xp.expm1(-x)), xp.log1p(-xp.exp(-elsewhere)))
 
 
 defvjp(log1mexp, lambda g, y, x: g * ops.exp(-x - y))
 
 # %% [markdown]
-# Now the tests, in the order in which they find things: the examples in its docstring, the check at both orders and on both
-# sides of log 2, and the extremes against a formula for the derivative that the rule does not use, 1 / expm1(x).
+# Now the tests: the examples in the docstring, the check at both orders on both sides of log 2, and extreme arguments, for
+# which the gradient is compared with another formula for the derivative, 1 / expm1(x).
 
 # %%
 import doctest
@@ -468,29 +469,30 @@ np.testing.assert_allclose(grad(log1mexp(xs), xs, np.ones(5)), 1 / np.expm1(x), 
 with np.errstate(divide="ignore"):
     naive = ops.log(1 - ops.exp(-x))
 assert naive[0] == -np.inf
-assert abs(naive[1] - log1mexp(x)[1]) > 1e-6  # at 1e-12 most digits behind the point are gone
-assert abs(naive[2] - log1mexp(x)[2]) < 1e-14  # in the middle, all is well
+assert abs(naive[1] - log1mexp(x)[1]) > 1e-6  # at 1e-12, most decimals are wrong
+assert abs(naive[2] - log1mexp(x)[2]) < 1e-14  # at 0.5, both are accurate
 
 # %% [markdown]
-# A primitive that is to stay goes into one of the files of `npadv/ops`, its rule beside it, and into the table of
-# `tests/test_primitives.py`, where Hypothesis draws shapes, strides and dtypes for it. A test fails for a primitive that is
-# not in the table.
+# To add a primitive to the library, put it and its rule into a file of `npadv/ops`, and add an entry to the table in
+# `tests/primitive_table.py`, for which Hypothesis draws shapes, strides and dtypes. A test fails for a primitive that is not
+# in the table.
 
 # %% [markdown]
-# ## 7. What second derivatives are good for
+# ## 7. A use of second derivatives
 #
 # Where is a network easiest to disturb? Let p(x) be the class probabilities at an image x, and ask how far a small
 # perturbation r moves them, measured by the Kullback-Leibler divergence
 #
 #     D(r) = KL(p(x) || p(x + r)) = sum_k p_k(x) (log p_k(x) - log p_k(x + r)).
 #
-# D is never negative and D(0) = 0: a minimum, so the gradient at r = 0 is zero and tells nothing. The first term that speaks is
-# the second, D(r) = 1/2 <r, H r> + ..., where H is the *Hessian*, the matrix of second derivatives. The worst small
-# perturbation of a given l2 length lies along the eigenvector of H with the largest eigenvalue.
+# D is never negative and D(0) = 0: a minimum, so the gradient at r = 0 is zero. The first term of the Taylor series that is
+# not zero is the second, D(r) = 1/2 <r, H r> + ..., where H is the *Hessian*, the matrix of second derivatives. The worst
+# small perturbation of a given l2 length lies along the eigenvector of H with the largest eigenvalue.
 #
-# For a 28 x 28 image H has 784 x 784 elements. But to find its first eigenvector we need only products H v: start with any v,
-# replace it by H v / ||H v||, repeat; what belongs to the largest eigenvalue outgrows the rest. This is *power iteration*.
-# And H v is the gradient of the number <grad D, v>: differentiate twice, and no matrix is formed. `npadv.hvp` does it.
+# For a 28 x 28 image H has 784 x 784 elements. But to find its first eigenvector we need only products H v: start with any v
+# and repeatedly replace it by H v / ||H v||. The component with the largest eigenvalue grows fastest and remains. This is
+# *power iteration*. H v is the gradient of the number <grad D, v>, so two differentiations compute it and no matrix is formed:
+# `npadv.hvp`.
 
 # %%
 from npadv import nn, optim
@@ -540,8 +542,8 @@ for k in range(30):
     v = unit(Hv)
 
 # %% [markdown]
-# Is it the largest? Here H can be written down. D's second derivative at 0 is the *Fisher information*: with J the Jacobian of
-# the logits in x (10 x 784) and p the probabilities,
+# Is this the largest eigenvalue? Here there is a formula for H. The second derivative of D at 0 is the *Fisher information*:
+# if J is the Jacobian of the logits in x (10 x 784) and p are the probabilities,
 #
 #     H = J^T (diag(p) - p p^T) J.
 
@@ -557,7 +559,8 @@ assert 0.95 * largest < curvature < 1.0001 * largest
 print(f"largest eigenvalue {largest:.4f}")
 
 # %% [markdown]
-# Now take a step of length 0.3 that way (the image itself is some 8 long), and steps of the same length at random:
+# Now take a step of length 0.3 along v (the image itself has a length of about 8), and steps of the same length in random
+# directions:
 
 # %%
 with npadv.no_record():
@@ -569,11 +572,11 @@ assert along > max(at_random)
 assert 4 < np.linalg.norm(x) < 16
 
 # %% [markdown]
-# No label was needed, only the network's own opinion. A network trained not to change its mind along v is trained by *virtual
-# adversarial training* ([WG] 1.3.1), which can learn from images nobody has labelled.
+# This needed no label, only the network's predicted distribution. *Virtual adversarial training* ([WG] 1.3.1) trains a network
+# to predict the same distribution along v, so it can learn from images without labels.
 #
-# One trap, since many implementations have fallen into it. H v can also be had from a difference of gradients,
-# (grad D(xi v) - grad D(0)) / xi, and xi = 1e-6 is what one often reads. Section 3 says what happens to that in float32.
+# Many implementations contain one mistake here. H v can also be computed from a difference of gradients,
+# (grad D(xi v) - grad D(0)) / xi, often with xi = 1e-6. By section 3, this step is too small in float32.
 
 
 # %%
@@ -602,8 +605,8 @@ assert wrong_by[1e-6] > 0.3  # mostly rounding
 # ## Try it
 #
 # 1. Write the gelu, x Phi(x) with the normal distribution function Phi, as a primitive. `scipy.special.erf` is no primitive:
-#    which part of the derivative must you make one, so that the second order passes?
+#    which part of the derivative must be a primitive, so that the second order passes?
 # 2. Plant a rule whose *third* derivative alone is wrong, and catch it with `check_grads(..., order=3)`.
-# 3. Give `planted` a rule for `max` that shares g among ties. What does the difference say now at [5, 5]? And at [5, 5, 5]?
+# 3. Give `planted` a rule for `max` that divides g among ties. Does the check pass now at [5, 5]? And at [5, 5, 5]?
 #
-# Next: `03_the_fast_gradient_sign.py`, where the gradient in the input is put to use.
+# Next: `03_the_fast_gradient_sign.py`, which uses the gradient in the input.

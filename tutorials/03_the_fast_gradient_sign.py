@@ -13,22 +13,23 @@
 # %% [markdown]
 # # The fast gradient sign
 #
-# A network that reads handwriting almost without error can be made to fail on almost every image by changing each pixel a
-# little, too little to bother a human reader. Noise of the same size does next to nothing. This tutorial shows how it is
-# done, why it works (on paper, where the paper and the computer agree to the last digit), in how many ways one can fool
-# oneself while measuring it, and what training on such images buys.
+# A network that classifies handwritten digits almost without error fails on almost every image if each pixel is changed a
+# little, so little that a human still reads the digit easily. Noise of the same size has almost no effect. This tutorial shows
+# the attack, explains it (for a linear model the theory holds to the last digit), shows six errors of measurement, and trains
+# a network on such images.
 #
 # The method is the *fast gradient sign method*, FGSM, of Goodfellow, Shlens and Szegedy (2014). Two texts are cited: [WG],
 # Warde-Farley and Goodfellow, "Adversarial Perturbations of Deep Neural Networks", and [SYN], Shaham, Yamada and Negahban,
 # "Understanding Adversarial Training".
 #
-# Notation: x is an image with pixels in [0, 1], 0 for paper and 1 for ink; y is its class; J(x, y) is the loss, here the
-# cross-entropy -log p(y | x), as a function of the image; g is its gradient in x, of the image's shape. The *norms* of a
-# perturbation d are
+# Notation: x is an image with pixels in [0, 1], 0 for the background (black) and 1 for ink (white); y is its class; J(x, y) is
+# the loss, here the cross-entropy -log p(y | x), as a function of the image; g is its gradient in x, of the image's shape. The
+# *norms* of a perturbation d are
 #
 #     ||d||_1 = sum |d_i|        ||d||_2 = sqrt(sum d_i^2)        ||d||_inf = max |d_i|,
 #
-# and eps is the size that an attack is allowed, in the last of these unless said otherwise: no pixel changes by more.
+# and eps is the largest size of a perturbation, in the last of these norms unless another is named: no pixel changes by more
+# than eps.
 
 # %%
 import importlib.util
@@ -53,7 +54,7 @@ folder = Path(sys.argv[sys.argv.index("--save") + 1]) if not in_notebook and "--
 
 
 def show(name, draw, *args, **kwargs):
-    """Draw a figure of npadv.report: into the notebook, or into the folder named after --save, else not at all."""
+    """Draw a figure of npadv.report: into the notebook, or into the folder after --save; otherwise draw nothing."""
     if in_notebook and can_draw:
         from IPython.display import Image, display
 
@@ -70,8 +71,8 @@ def show(name, draw, *args, **kwargs):
 #
 # *Softmax regression* is the simplest classifier of images: its *logits*, one number per class, are z = x W + b, and its
 # probabilities softmax(z). A *maxout* network has hidden units that each take the largest of several linear functions; [WG]
-# uses large ones. Ours has two layers of 64 units with two pieces each, and dropout. Both return logits. To `fit` we give a
-# model, a loss, data and an optimizer; everything random comes from `rng`.
+# uses large ones. Ours has two layers of 64 units with two pieces each, and dropout. Both networks return logits. `fit` takes
+# a model, a loss, data and an optimizer; all random numbers come from `rng`.
 
 # %%
 data = digits()
@@ -111,18 +112,18 @@ for name, model in (("softmax regression", regression), ("maxout network", maxou
 # %% [markdown]
 # ## 2. The attack on a linear function
 #
-# Let f(x) = <w, x>. How much can a perturbation d with ||d||_inf <= eps raise it? Each pixel adds w_i d_i, at most eps |w_i|,
-# and reaches that with d_i = eps sign(w_i). So the worst perturbation and its gain are ([WG] 1.2.3)
+# Let f(x) = <w, x>. How much can a perturbation d with ||d||_inf <= eps raise it? Each pixel contributes w_i d_i, which is at
+# most eps |w_i|, for d_i = eps sign(w_i). So the worst perturbation and its gain are ([WG] 1.2.3)
 #
 #     d = eps sign(w),        <w, d> = eps ||w||_1.
 #
-# Two classes make softmax regression exactly this. Take the 3 and the 8: p(3 | x) = 1 / (1 + exp(-m)) with the *margin*
+# Softmax regression with two classes is exactly this. Take the 3 and the 8: p(3 | x) = 1 / (1 + exp(-m)) with the *margin*
 #
 #     m(x) = z_3 - z_8 = <w, x> + b_3 - b_8,        w = W_3 - W_8.
 #
-# The loss of a 3 is J = log(1 + exp(-m)), its gradient is -(1 - p) w, a negative number times w, so the attack is
-# d = -eps sign(w) and the margin falls by eps ||w||_1, to the last digit and whatever the image. (The gradient's size does
-# not enter, only its sign.) The bounds are wide here, so that the box of pixel values does not interfere.
+# The loss of a 3 is J = log(1 + exp(-m)). Its gradient is -(1 - p) w, a negative number times w, so the attack is d = -eps
+# sign(w), and for every image the margin falls by exactly eps ||w||_1. (Only the sign of the gradient matters, not its size.)
+# The bounds are wide here, so that the box of pixel values has no effect.
 
 # %%
 W, bias = (p.data.astype(np.float64) for p in regression.parameters())  # (784, 10), (10,)
@@ -143,7 +144,7 @@ def margin(x):
 
 
 np.testing.assert_allclose(margin(threes) - margin(result.x_adv), eps * np.abs(w).sum(), rtol=1e-10)
-np.testing.assert_allclose(  # and the loss is what the formula says
+np.testing.assert_allclose(  # and the loss equals the formula
     cross_entropy(two_classes(result.x_adv), np.zeros(len(threes), dtype=int), reduction="none"),
     np.log1p(np.exp(-(margin(threes) - eps * np.abs(w).sum()))),
 )
@@ -152,8 +153,9 @@ print(
 )
 
 # %% [markdown]
-# Nothing of that size does better, and chance does much worse. With a random sign for each pixel the terms eps |w_i| add up
-# with random signs, to about eps ||w||_2: the square root of a sum of squares, where the attack has the sum.
+# No perturbation of that size gains more, and random ones gain much less. With a random sign for each pixel, the terms eps
+# |w_i| have random signs, and their sum is about eps ||w||_2: the square root of a sum of squares, where the attack has the
+# sum.
 
 # %%
 noise = eps * rng.choice([-1.0, 1.0], (2000, 784))
@@ -165,10 +167,10 @@ print(f"attack {eps * np.abs(w).sum():.2f}; 2,000 random ones: spread {gains.std
 # %% [markdown]
 # ## 3. Why many small changes add up
 #
-# "In high dimension, many tiny changes add up to a large one": this is the usual short explanation, and it is worth a
-# measurement. Here are the same digits with 7 x 7, 14 x 14 and 28 x 28 pixels (averages of blocks of pixels), with a softmax
-# regression trained on each. The step size goes with 1/n, so that all three learn equally fast: a gradient step changes each of
-# n weights, and the output by n times as much.
+# "In high dimension, many tiny changes add up to a large one": this is the usual short explanation. Let us measure it. We take
+# the same digits with 7 x 7, 14 x 14 and 28 x 28 pixels (averages of blocks of pixels) and train a softmax regression on each.
+# The step size is proportional to 1/n, so that all three learn equally fast: a gradient step changes each of n weights, so the
+# output changes by n times as much.
 
 
 # %%
@@ -192,11 +194,11 @@ table = report.Table(["pixels", "mean |w|", "worst: eps ||w||_1", "chance: eps |
 print(report.format_table(table))
 
 # %% [markdown]
-# Read the columns. With sixteen times the pixels each weight is about a sixteenth, since the evidence is spread over more of
-# them. So the worst case *does not grow*: the same pictures hold the same evidence, and an attack that may change every
-# pixel by eps gains about as much from many small weights as from few large ones. What changes is what chance can do: it
-# halves each time the image gets twice as wide, because random signs cancel better the more of them there are. The ratio
-# ||w||_1 / ||w||_2 goes with the square root of n:
+# Compare the first and the last row. With sixteen times as many pixels, each weight is about eighteen times smaller, since the
+# evidence is spread over more pixels. So the worst case *does not grow*: the pictures contain the same evidence, and an attack
+# that changes every pixel by eps gains about as much from many small weights as from few large ones. The effect of random
+# signs changes: it halves each time the image gets twice as wide, because more random signs cancel better. The ratio
+# ||w||_1 / ||w||_2 is proportional to the square root of n:
 
 # %%
 (_, _, worst_7, chance_7, ratio_7), (_, _, worst_14, _, ratio_14), (_, _, worst_28, chance_28, ratio_28) = rows
@@ -214,11 +216,11 @@ assert np.isclose(np.abs(w_larger).sum(), np.abs(w).sum())
 assert np.isclose(np.linalg.norm(w_larger), np.linalg.norm(w) / 2)
 
 # %% [markdown]
-# That is the precise content of the slogan. Dimension does not make an image easier to attack; it hides the attack from
-# chance. In many dimensions the harmful directions are as harmful as ever, and so rare that noise does not find them, which
-# is how a classifier can be excellent on noisy images and helpless against an adversary. (Where each new pixel brings new
-# evidence, as much as any other, the worst case does grow with n; then chance grows with the square root, and the ratio is
-# the same.)
+# This makes the usual explanation precise. A higher dimension does not make an image easier to attack; it makes harmful
+# perturbations rarer. In many dimensions the harmful directions are as harmful as in few, but so rare that noise does not find
+# them. So a classifier can be excellent on noisy images and fail against an adversary. (If each new pixel adds as much new
+# evidence as any other, the worst case does grow with n; then the effect of noise grows with the square root of n, and the
+# ratio is the same.)
 
 # %%
 for n in (49, 784):
@@ -229,18 +231,18 @@ for n in (49, 784):
 # %% [markdown]
 # ## 4. The method, line by line
 #
-# A network is not linear, but close to x it nearly is: J(x + d, y) is about J(x, y) + <g, d>. The d that makes this largest
-# under ||d||_inf <= eps is, by section 2,
+# A network is not linear, but near x it almost is: J(x + d, y) is about J(x, y) + <g, d>. By section 2, the d that maximises
+# this under ||d||_inf <= eps is
 #
 #     d = eps sign(g),    g = grad_x J(x, y)                    [SYN] eq. 2; [WG] eq. 1.2 and its solution 1.3
 #
-# Here it is with the tape, a line for a line, and the library's, which adds checks and a report:
+# Here is the method with the tape, line by line, and the library's function, which adds checks and a report:
 
 
 # %%
 def sign_method(model, x, y, eps):
     inputs = Tensor(x, requires_grad=True)
-    J = cross_entropy(model(inputs), y, reduction="sum")  # summed: an example's gradient ignores its company
+    J = cross_entropy(model(inputs), y, reduction="sum")  # a sum: the gradient of an example ignores the others
     g = grad(J, inputs)  # grad_x J
     d = x.dtype.type(eps) * np.sign(g)  # eps sign(g)
     return np.clip(x + d, 0, 1)  # still an image
@@ -269,8 +271,8 @@ show(
 )
 
 # %% [markdown]
-# **To a target.** To make the network say a class t of our choice, raise log p(t | x): step *against* the gradient of
-# J(x, t). One step has to meet a demand, not only to leave, so it succeeds less often.
+# **Targeted attacks.** To make the network predict a class t of our choice, raise log p(t | x): step *against* the gradient of
+# J(x, t). Reaching a given class is harder than leaving the right one, so one step succeeds less often.
 
 # %%
 targets = (labels + 1) % 10
@@ -282,10 +284,10 @@ print(f"left its class: {result.success.mean():.1%}; reached a given class: {tar
 assert 0.05 < targeted.success.mean() < result.success.mean()
 
 # %% [markdown]
-# ## 5. How much is enough?
+# ## 5. Accuracy against eps
 #
-# Accuracy against eps, for both networks, and for noise of the same size (each pixel up or down by eps, at random, and
-# clipped to the box).
+# Here is the accuracy of both networks for several eps, under the attack and under noise of the same size (each pixel moves up
+# or down by eps at random and is clipped to the box).
 
 # %%
 budgets = np.array([0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25])
@@ -312,17 +314,18 @@ show(
 )
 for name in ("softmax", "maxout"):
     attacked, at_random = curves[f"{name}, FGSM"], curves[f"{name}, noise"]
-    assert attacked[-1] < 0.15  # at 0.25, below or near guessing
-    assert at_random[-1] > at_random[0] - 0.08  # where noise costs a few percent at most
+    assert attacked[-1] < 0.15  # at 0.25, about as good as guessing, or worse
+    assert at_random[-1] > at_random[0] - 0.08  # noise of this size costs a few percent at most
 
 # %% [markdown]
-# For the linear model we can say how good FGSM is. With ten classes, the margin over class k falls by at most
+# For the linear model we can compute how good FGSM is. With ten classes, the margin over class k falls by at most
 # eps ||W_y - W_k||_1, so an image is safe from *every* attack as long as
 #
 #     eps < radius = min over k of  (z_y - z_k) / ||W_y - W_k||_1,
 #
-# and beyond that there is an attack that works (aim at the class with the minimum; without a box). FGSM does not know which
-# class to aim at: its gradient mixes them, by their probabilities. It may never beat the bound, and it comes close.
+# and without a box there is a successful attack beyond the radius: one with the class of the minimum as its target. The
+# gradient of FGSM averages over all classes, weighted by their probabilities, so FGSM cannot do better than this bound, but
+# comes close.
 
 # %%
 z = predict(regression, images).astype(np.float64)  # (N, 10)
@@ -332,17 +335,17 @@ others = np.arange(10) != labels[:, None]
 radius = np.where(others, (z[every, labels][:, None] - z) / np.where(others, size, 1.0), np.inf).min(axis=1)
 for eps in (0.05, 0.1, 0.15):
     unboxed = fgsm(regression, images, labels, eps=eps, bounds=(-1.0, 2.0))
-    assert not unboxed.success[radius > eps * 1.001].any()  # a certificate is a certificate
+    assert not unboxed.success[radius > eps * 1.001].any()  # no attack succeeds within the radius
     print(
         f"eps {eps}: accuracy under FGSM {1 - unboxed.success.mean():.1%}, under the best attack {(radius > eps).mean():.1%}"
     )
     assert (radius > eps).mean() <= 1 - unboxed.success.mean() + 0.01 < (radius > eps).mean() + 0.2
 
 # %% [markdown]
-# ## 6. Made for one, good for another
+# ## 6. Transfer
 #
-# The two networks have different shapes and were trained from different weights. Attack one, and show the images to the
-# other ([WG] 1.2.1):
+# The two networks have different shapes and were trained from different initial weights. Attack one network, and classify the
+# images with the other ([WG] 1.2.1):
 
 # %%
 models = {"softmax": regression, "maxout": maxout}
@@ -351,14 +354,14 @@ transfer = {(a, b): accuracy(models[b], crafted[a]) for a in models for b in mod
 rows = [[f"crafted on {a}", *(f"{transfer[a, b]:.1%}" for b in models)] for a in models]
 print(report.format_table(report.Table(["accuracy of", *models], rows)))
 for a, b in (("softmax", "maxout"), ("maxout", "softmax")):
-    assert transfer[a, a] < transfer[b, a]  # an attack of one's own is stronger
-    assert transfer[a, b] < 0.6 < curves[f"{b}, noise"][4] - 0.25  # but a stranger's is far from noise
+    assert transfer[a, a] < transfer[b, a]  # an attack on the network itself is stronger
+    assert transfer[a, b] < 0.6 < curves[f"{b}, noise"][4] - 0.25  # but one on the other is much stronger than noise
 
 # %% [markdown]
-# The attacker needs no access to the network, only one of a similar kind. The linear explanation has this for free: if both
-# are nearly linear and have seen the same digits, they should have learnt similar weights, and their gradients at an image
-# should point in similar directions. Compare the *cosine* of the angle between them, <g, h> / (||g||_2 ||h||_2), with that of
-# random directions in 784 dimensions, whose size is about 1 / sqrt(784) = 0.036.
+# The attacker needs no access to the network, only a network of a similar kind. The linear explanation predicts this: if both
+# networks are nearly linear and were trained on the same digits, their weights should be similar, and so should the directions
+# of their gradients at an image. Compare the *cosine* of the angle between the gradients, <g, h> / (||g||_2 ||h||_2), with
+# that of random directions in 784 dimensions, which is about 1 / sqrt(784) = 0.036 in size.
 
 
 # %%
@@ -380,12 +383,12 @@ assert between_networks.mean() > 0.25
 assert abs(between_random.std() * np.sqrt(784) - 1) < 0.25
 
 # %% [markdown]
-# ## 7. How to fool yourself
+# ## 7. Errors of measurement
 #
-# Many a claim of robustness has been a mistake of measurement. Here are six such mistakes, measured.
+# Many claims of robustness were errors of measurement. Here are six such errors, with their effects.
 #
-# **Dropout left on.** The gradient then belongs to a random half of the network, and the attack hits a network that will not
-# be there. The apparent robustness is large:
+# **Dropout left on.** The gradient is then that of a random half of the network, not of the network that classifies the image.
+# The network seems much more robust than it is:
 
 # %%
 eps = 0.1
@@ -397,12 +400,12 @@ print(f"accuracy, attacked with dropout {accuracy(maxout, with_dropout):.1%}, wi
 assert accuracy(maxout, with_dropout) > accuracy(maxout, without) + 0.2
 
 # %% [markdown]
-# In npadv `model(x)` is inference, always, and training must be asked for in each call; there is no mode to forget, and
-# attacks call `model(x)`.
+# In npadv, `model(x)` is always inference, and each call that trains says so, `model(x, train=True, rng=rng)`. So no mode can
+# be left on, and attacks call `model(x)`.
 #
-# **No box.** A pixel of -0.1 is no pixel. Much of a digit is paper, at 0, and on paper about half of all steps lead out of the
-# box; an attack that takes them is stronger, against inputs that nobody can send. Keep to the box, and count success on the
-# very images you report: clipping afterwards may undo it.
+# **No box.** A pixel cannot have the value -0.1. Most pixels of a digit are background, at 0, and there about half of all
+# steps leave the box. An attack that takes them is stronger, but its images cannot exist. Stay in the box, and count success
+# on the images that you report: clipping them afterwards may undo the success.
 
 # %%
 g = input_gradient(maxout)
@@ -416,9 +419,9 @@ assert 0.2 < outside < 0.5
 assert accuracy(maxout, free) < accuracy(maxout, without)
 
 # %% [markdown]
-# **Labels that leak, and success that is not error.** An attack on true labels knows something that an attacker may not
-# know. With `y=None` it takes the network's own answers for labels. But then "success" means "the answer changed", and an image
-# that was wrong before may be right after. Do not read 1 - success as accuracy.
+# **Label leaking, and success that is not error.** An attack on true labels uses information that an attacker may not have.
+# With `y=None` it uses the network's predictions as labels. But then "success" means "the prediction changed", and an image
+# that was wrong before the attack may be right after it. So accuracy is not 1 - success.
 
 # %%
 own_labels = fgsm(maxout, images, eps=eps)
@@ -426,51 +429,55 @@ unchanged, right = 1 - own_labels.success.mean(), (own_labels.prediction == labe
 wrong_before = predict(maxout, images).argmax(axis=1) != labels
 repaired = int((wrong_before & (own_labels.prediction == labels)).sum())
 print(
-    f"answers that stayed {unchanged:.1%}, accuracy {right:.1%}: the attack repaired {repaired} of {wrong_before.sum()} errors"
+    f"same prediction {unchanged:.1%}, accuracy {right:.1%}: the attack corrected {repaired} of {wrong_before.sum()} errors"
 )
 assert repaired > 0
 assert np.isclose(right - unchanged, (repaired - (wrong_before & ~own_labels.success).sum()) / len(labels))
-assert accuracy(maxout, without) <= right  # knowing the labels helps
+assert accuracy(maxout, without) <= right  # true labels make the attack stronger
 
 # %% [markdown]
-# **A saturated softmax.** Multiply all logits by 1000. Not one answer changes, but the probabilities become so nearly 0 and 1
-# that the gradient of the loss, (probabilities - one-hot) times the Jacobian, vanishes: exp(-104) is exactly zero in float32,
-# so an image that is classified right by a margin of more than 0.104 has a gradient of exactly zero. sign(0) = 0, the attack
-# stands still, and the network looks perfectly robust. Any training or "defence" that makes logits large does this
-# unintentionally.
+# **A saturated softmax.** Multiply all logits by 1000. No prediction changes, but the probabilities are now so close to 0 and
+# 1 that the gradient of the loss, (probabilities - one-hot) times the Jacobian, vanishes: exp(-104) is exactly zero in
+# float32, so an image that is classified correctly by a margin of more than 0.104 has a gradient of exactly zero. Since
+# sign(0) = 0, the attack does not move, and the network seems perfectly robust. Any training or "defence" that makes logits
+# large has this effect, intended or not.
 
 # %%
 assert np.exp(np.float32(-104)) == 0 < np.exp(np.float32(-103))
 
 
-def loud(x):
+def saturated(x):
     return maxout(x) * 1000.0
 
 
-stuck = fgsm(loud, images, labels, eps=0.25)
+stuck = fgsm(saturated, images, labels, eps=0.25)
 flagged = stuck.flags["zero_gradient"]
-print(f"accuracy of the loud network under FGSM {1 - stuck.success.mean():.1%}, clean {accuracy(maxout, images):.1%}")
-assert 1 - stuck.success.mean() > accuracy(maxout, images) - 0.03  # robust!
+print(
+    f"accuracy of the saturated network under FGSM {1 - stuck.success.mean():.1%}, clean {accuracy(maxout, images):.1%}"
+)
+assert 1 - stuck.success.mean() > accuracy(maxout, images) - 0.03  # it seems robust
 
 z = predict(maxout, images)
 margins = z[every, labels] - np.where(others, z, -np.inf).max(axis=1)
-assert flagged[margins > 0.105].all()  # no: the attack never moved, and the library says so
+assert flagged[margins > 0.105].all()  # but the attack did not move, and the result's flags show it
 assert flagged.mean() > 0.9
 assert np.array_equal(stuck.x_adv[flagged], images[flagged])
 
-quiet = fgsm(maxout, images, labels, eps=0.25)  # what was found at the usual volume
-assert np.array_equal(predict(loud, quiet.x_adv).argmax(axis=1), quiet.prediction)
-print(f"the same network shown what was found without the factor: {accuracy(loud, quiet.x_adv):.1%}")
-assert accuracy(loud, quiet.x_adv) < 0.15
-assert not quiet.flags["zero_gradient"].any()
+unscaled = fgsm(maxout, images, labels, eps=0.25)  # an attack on the network without the factor
+assert np.array_equal(predict(saturated, unscaled.x_adv).argmax(axis=1), unscaled.prediction)
+print(
+    f"accuracy of the saturated network on examples made without the factor: {accuracy(saturated, unscaled.x_adv):.1%}"
+)
+assert accuracy(saturated, unscaled.x_adv) < 0.15
+assert not unscaled.flags["zero_gradient"].any()
 
 # %% [markdown]
-# So look at `result.flags` before you believe a number; and a defence that stops the gradient, but not the images that were
-# made without it, is none.
+# So read `result.flags` before you trust a number. A defence that removes the gradient, but fails on examples made without the
+# defence, is not a defence.
 #
 # **Sizes in different norms.** The step of steepest ascent depends on the norm in which its size is measured: sign(g) for the
-# max norm, g / ||g||_2 for l2, a single pixel for l1 (not g / ||g||_1, which is a much weaker step). "eps = 0.1" says
-# nothing without the norm: 784 pixels changed by 0.1 have the l2 norm 2.8.
+# max norm, g / ||g||_2 for l2, a single pixel for l1 (not g / ||g||_1, which is a much weaker step). "eps = 0.1" means
+# nothing without the norm: if 784 pixels change by 0.1, the perturbation has the l2 norm 2.8.
 
 # %%
 steps = {kind: steepest_ascent_direction(g, kind) for kind in ("linf", "l2", "l1")}
@@ -481,7 +488,7 @@ for kind, d in steps.items():  # each has size 1 in its own norm, and its gain i
     )
 assert np.allclose(norm(np.float32(0.1) * steps["linf"], "l2"), 2.8, rtol=0.05)
 
-scaled = g / norm(g, "l1")[:, None, None, None]  # also of l1 size 1, and far from the best
+scaled = g / norm(g, "l1")[:, None, None, None]  # also of l1 size 1, but with a much smaller gain
 assert np.median((g * scaled).sum(axis=(1, 2, 3)) / norm(g, "linf")) < 0.5
 
 same_number = accuracy(maxout, np.clip(images + np.float32(0.1) * steps["l2"], 0, 1))
@@ -489,12 +496,12 @@ same_length = accuracy(maxout, np.clip(images + np.float32(2.8) * steps["l2"], 0
 print(
     f"accuracy at linf 0.1: {accuracy(maxout, without):.1%}; at l2 0.1: {same_number:.1%}; at l2 2.8: {same_length:.1%}"
 )
-assert same_number > 0.9 * accuracy(maxout, images)  # l2 0.1 is nothing
+assert same_number > 0.9 * accuracy(maxout, images)  # l2 0.1 has almost no effect
 assert same_length < accuracy(maxout, without)  # l2 2.8 lets single pixels change far more than 0.1
 
 # %% [markdown]
-# **One step.** FGSM trusts a straight line. Where the loss bends, many small steps, each kept within eps of the image and in
-# the box, find more. A model that survives FGSM has survived FGSM.
+# **One step.** FGSM assumes that the loss is linear. Where it is not, many small steps, each projected to within eps of the
+# image and into the box, find stronger examples. A model that resists FGSM resists FGSM, and perhaps nothing else.
 
 
 # %%
@@ -514,11 +521,11 @@ assert accuracy(maxout, repeated) < accuracy(maxout, without)
 # %% [markdown]
 # ## 8. Training on them
 #
-# If the attack costs one gradient, it can be made anew for every batch of the training. *Adversarial training* minimises
+# The attack costs one gradient, so every batch of the training can be attacked anew. *Adversarial training* minimises
 #
 #     alpha J(theta, x, y) + (1 - alpha) J(theta, x + d, y),    d = eps sign(grad_x J)         [SYN] eq. 3
 #
-# over the weights theta. It is another loss for the same `fit`: `npadv/defenses/adversarial_training.py`, with alpha = 1/2.
+# over the weights theta. In npadv it is another loss for `fit`: `npadv/defenses/adversarial_training.py`, with alpha = 1/2.
 
 # %%
 robust = trained(maxout_network(), adversarial_training(0.15))
@@ -559,17 +566,17 @@ show(
 )
 
 # %% [markdown]
-# What it buys: against the attack it was trained on, several times the accuracy; some protection from images made for another
-# network; and, as [WG] 1.3 reports for a larger network, protection from stronger attacks of a smaller size. What it
-# costs: the time to attack each batch and then to learn from it twice (see the seconds above), and here little accuracy on
-# clean images. What it does not buy: at the size it was trained for, twenty steps undo much of what one step could not.
-# Whoever publishes the FGSM column alone has fallen into the last trap of section 7.
+# The gains: several times the accuracy against the attack of the training; some protection from examples made for another
+# network; and, as [WG] 1.3 reports for a larger network, protection from stronger attacks of a smaller size. The costs: the
+# time to attack each batch and to train on it twice (see the seconds above), and here about four points of accuracy on clean
+# images. The limits: at the size of the training, twenty steps are much stronger than the one step of the training. Reporting
+# the FGSM column alone would be the last error of section 7.
 #
 # ## Try it
 #
 # 1. Train with `alpha=0.0`, which is [SYN]'s Algorithm 1. What happens to the clean accuracy?
-# 2. Run the traps of section 7 against `robust`. Which of them make it look better than it is?
+# 2. Repeat the errors of section 7 with `robust`. Which of them make it seem better than it is?
 # 3. Replace the digits by MNIST (`npadv.data.mnist()` fetches it once) and the small network by
-#    `nn.network("maxout_mlp", rng=rng)`: the papers' setting, and some minutes of training.
+#    `nn.network("maxout_mlp", rng=rng)`: the papers' setting, with some minutes of training.
 #
-# Then read `npadv/attacks/fgsm.py`: it is section 4, with its checks.
+# Then read `npadv/attacks/fgsm.py`: it is section 4, with checks.

@@ -1,8 +1,8 @@
-// Runs the threads of a block to their ends: who runs next, who waits for whom, and what to say when nobody can go on.
+// The scheduler: runs the threads of a block to their ends, and reports a deadlock.
 //
-// Time passes in rounds. In a round every thread that can run does so, one after another, until it returns from the
-// kernel or waits. Then the barriers that are complete open, and the next round begins. Which thread goes first in a
-// round is the launch's order (forward, reverse, random): a correct kernel computes the same in all of them.
+// It works in rounds. In a round every thread that is not waiting runs, one after another, until it returns from the kernel or
+// waits. Then the complete barriers open, and the next round begins. The launch chooses the order of the threads in a round
+// (forward, reverse, random): a correct kernel computes the same in all of them.
 #pragma once
 #include <link.h>
 
@@ -26,7 +26,7 @@ namespace cpu {
 constexpr unsigned max_threads = 1024, max_shared = 227 << 10;  // in a block: CUDA's limit, and Hopper's
 enum Order { forward, reverse, shuffled };
 
-// What a launch is asked for and what it answers; Python fills it in (npadv/kernels/cpu.py).
+// The settings and the result of a launch; Python fills in the settings (npadv/kernels/cpu.py).
 struct Buffer { char* data; std::uint64_t bytes; const char* name; };
 struct Launch {
   unsigned grid[3], block[3], shared_bytes;
@@ -35,20 +35,20 @@ struct Launch {
   std::int64_t only_block;  // run this block alone; -1: all
   const Buffer* buffers;    // the arrays that the kernel may touch
   int buffer_count;
-  char message[1024];       // what went wrong; empty: nothing
+  char message[1024];       // the fault; empty if there was none
 };
 
-struct Place { const char* file; int line; };
+struct SourceLine { const char* file; int line; };
 enum State { ready, at_barrier, at_warp, returned };
 struct Thread {
   fibers::Fiber fiber;
   uint3 index;
   State state;
-  const char* operation;     // what it waits in, and where
-  Place place;
+  const char* operation;     // the operation that it waits in, and its source line
+  SourceLine at;
   unsigned mask;             // at_warp: the lanes it waits for
-  unsigned members;          // those of them that came
-  std::uint64_t given, seen;  // what it brought to a warp's exchange; what the others see of it
+  unsigned members;          // the lanes that took part
+  std::uint64_t given, seen;  // its value in a warp's exchange, before and after the exchange is complete
 };
 
 static Thread threads[max_threads];
@@ -56,12 +56,12 @@ static unsigned thread_count;
 static Thread* current;
 static Launch* launch;
 static void (*kernel)();       // calls the kernel with the launch's arguments
-static unsigned barriers;      // how many __syncthreads() this block has passed
+static unsigned barriers;      // the number of __syncthreads() that this block has passed
 static unsigned blocks_run;    // counts from 1
-static bool watching;          // the kernel's own code runs, not this file's
+static bool watching;          // the code of the kernel runs, not that of this file
 alignas(128) static char dynamic_shared[max_shared];
 
-// All __shared__ variables: they are this library's only thread-local ones, hence its thread-local segment.
+// All __shared__ variables. They are the only thread-local variables of this library, so they fill its thread-local segment.
 struct Memory { char *begin, *end; };
 static Memory shared_memory;
 extern "C" void* __tls_get_addr(void* module_and_offset);
@@ -79,7 +79,7 @@ static Memory find_shared_memory() {
       if (segment.p_type == PT_TLS) shared = &segment;
     }
     if (!mine || !shared) return int(mine);
-    std::size_t index[2] = {object->dlpi_tls_modid, 0};  // the memory is there from when it is first asked for
+    std::size_t index[2] = {object->dlpi_tls_modid, 0};  // this call allocates the memory if it is the first
     char* begin = static_cast<char*>(__tls_get_addr(index));
     *static_cast<Memory*>(answer) = {begin, begin + shared->p_memsz};
     return 1;
@@ -89,12 +89,12 @@ static Memory find_shared_memory() {
   return found;
 }
 
-// Hooks of the checkers; empty in a build without them.
+// Called for the checker of races.h; empty in other builds.
 static void check_launch_begins();
 static void check_warp_synchronised(Thread* first, unsigned members);
 static void check_block_begins();
 
-// Say what went wrong and end the launch. On a fiber it does not come back.
+// Stores a message and ends the launch. On a fiber it does not return.
 static void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
 static void fault(const char* format, ...) {
   watching = false;
@@ -127,22 +127,22 @@ static void arrange(unsigned* order, unsigned n) {
   }
 }
 
-// ---------------------------------------------------------------------------------------- what threads call
+// -------------------------------------------------------------------------------------- called by the threads
 
-static void wait(State state, const char* operation, Place place) {
+static void wait(State state, const char* operation, SourceLine at) {
   watching = false;
-  current->state = state, current->operation = operation, current->place = place;
+  current->state = state, current->operation = operation, current->at = at;
   fibers::pause();
   watching = true;
 }
-static void barrier(Place place) { wait(at_barrier, "__syncthreads()", place); }
+static void barrier(SourceLine at) { wait(at_barrier, "__syncthreads()", at); }
 
-// Wait for the lanes in mask, then see what each of them gave.
-static void exchange(const char* operation, unsigned mask, std::uint64_t given, Place place) {
+// Waits for the lanes in mask; afterwards each lane can read the values of the others.
+static void exchange(const char* operation, unsigned mask, std::uint64_t given, SourceLine at) {
   if (!(mask >> (current - threads) % 32 & 1))
-    fault("%s at %s:%d: the thread's own lane is not in its mask %#x", operation, place.file, place.line, mask);
+    fault("%s at %s:%d: the thread's own lane is not in its mask %#x", operation, at.file, at.line, mask);
   current->mask = mask, current->given = given;
-  wait(at_warp, operation, place);
+  wait(at_warp, operation, at);
 }
 
 static void thread_body() {
@@ -155,15 +155,15 @@ static void thread_body() {
 
 // ------------------------------------------------------------------------------------------- the scheduler
 
-// Open the warp operation that thread i waits in, if every lane of its mask that has not returned waits there too.
+// Completes the warp operation that thread i waits in, if every lane of its mask that has not returned waits there too.
 static bool open_warp(unsigned i) {
   Thread &t = threads[i], *first = threads + i / 32 * 32;
   unsigned members = 0;
   for (unsigned lane = 0; lane < 32; ++lane) {
     Thread& other = first[lane];
     if (!(t.mask >> lane & 1) || i / 32 * 32 + lane >= thread_count || other.state == returned) continue;
-    if (other.state != at_warp || other.mask != t.mask || other.place.line != t.place.line ||
-        std::strcmp(other.operation, t.operation) || std::strcmp(other.place.file, t.place.file)) return false;
+    if (other.state != at_warp || other.mask != t.mask || other.at.line != t.at.line ||
+        std::strcmp(other.operation, t.operation) || std::strcmp(other.at.file, t.at.file)) return false;
     members |= 1u << lane;
   }
   for (unsigned lane = 0; lane < 32; ++lane)
@@ -172,7 +172,7 @@ static bool open_warp(unsigned i) {
   return true;
 }
 
-// Everybody waits and nothing opens: count who waits where.
+// All threads wait and no barrier is complete: reports how many threads wait where.
 static void report_deadlock() {
   char text[700];
   int n = 0;
@@ -184,11 +184,11 @@ static void report_deadlock() {
     unsigned here = 0;
     for (unsigned j = i; j < thread_count; ++j) {
       Thread &a = threads[i], &b = threads[j];
-      if (b.state != a.state || b.place.line != a.place.line || std::strcmp(b.place.file, a.place.file)) continue;
+      if (b.state != a.state || b.at.line != a.at.line || std::strcmp(b.at.file, a.at.file)) continue;
       ++here, counted[j] = true;
     }
     n += std::snprintf(text + n, sizeof text - n, "%s%u of %u threads wait in %s at %s:%d", n ? ", " : "", here, thread_count,
-                       threads[i].operation, threads[i].place.file, threads[i].place.line);
+                       threads[i].operation, threads[i].at.file, threads[i].at.line);
   }
   if (gone) std::snprintf(text + n, sizeof text - n, ", %u have returned", gone);
   fault("divergent barrier: %s", text);
@@ -226,7 +226,7 @@ static void run_block() {
       if (t.state == at_warp && open_warp(i)) opened = true;
       if (t.state == at_barrier) {
         ++waiting;
-        together &= t.place.line == threads[0].place.line && !std::strcmp(t.place.file, threads[0].place.file);
+        together &= t.at.line == threads[0].at.line && !std::strcmp(t.at.file, threads[0].at.file);
       }
     }
     if (opened) continue;
@@ -237,9 +237,9 @@ static void run_block() {
   }
 }
 
-// Run a launch; 0 if all went well, else launch->message says what did not.
-static int run(Launch* asked, void (*call)()) {
-  launch = asked, kernel = call;
+// Runs a launch; returns 0, or 1 with the fault in launch->message.
+static int run(Launch* given, void (*call)()) {
+  launch = given, kernel = call;
   launch->message[0] = 0;
   random_state = launch->seed;
   gridDim = {launch->grid[0], launch->grid[1], launch->grid[2]};

@@ -2,12 +2,12 @@
 //
 //     g++ -std=c++17 -include kernels/cpu/cuda.h -Dreal=float -x c++ kernels/sign_step.cu
 //
-// This file has the words (__global__, float4, atomicAdd, __shfl_xor_sync ...), block.h runs the threads, fibers.h lets
-// them wait, launch.h is the door for a caller in Python, and races.h, in a build of its own, watches every access.
+// This file defines the language (__global__, float4, atomicAdd, __shfl_xor_sync ...). block.h runs the threads, fibers.h
+// pauses them, launch.h is the interface to Python, and races.h watches every access to memory, in one of the builds.
 //
-// What differs from a GPU: threads run one at a time, a warp's lanes meet only where they say so (as on all GPUs since
-// Volta), a*b + c is rounded twice unless written as fma, and the fast approximations (__expf) are the exact functions.
-// Not here: textures, cooperative groups, asynchronous copies, tensor cores, inline PTX.
+// Differences from a GPU: threads run one at a time; the lanes of a warp are synchronised only where the source says so (as on
+// all GPUs since Volta); a*b + c is rounded twice unless written as fma; the fast approximations (__expf) are the exact
+// functions. Not implemented: textures, cooperative groups, asynchronous copies, tensor cores, inline PTX.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -38,15 +38,15 @@ static void check_atomic(const void*, unsigned long) {}
 #if defined(__SANITIZE_ADDRESS__)
 #define __shared__ static  // AddressSanitizer puts red zones around it
 #else
-#define __shared__ thread_local  // static, and in a segment of its own: block.h fills it, races.h watches it
+#define __shared__ thread_local  // static, and in a separate segment: block.h fills it, races.h watches it
 #endif
 #define __launch_bounds__(...)
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __align__(n) __attribute__((aligned(n)))
-// `extern __shared__ T name[];` is replaced by the loader: in C++ it has no translation by words alone.
+// npadv/kernels/cpu.py replaces `extern __shared__ T name[];`, which macros cannot translate to C++.
 
-// Not checked for races (it is the machinery), and the caller's line comes by itself.
+// Intrinsics are not checked for races. The default arguments CPU_CALLER are the file and line of the call.
 #define CPU_INTRINSIC __attribute__((unused, noinline, no_sanitize("thread")))
 #define CPU_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
@@ -75,19 +75,19 @@ CPU_INTRINSIC static void __syncwarp(unsigned mask = 0xffffffffu, CPU_CALLER) {
 CPU_INTRINSIC static void __trap() { cpu::fault("__trap()"); }
 
 namespace cpu {
-// What lane `source` gave, as this lane sees it; a lane that took no part gives NaN or -1, as CUDA gives anything.
+// Returns the value of lane `source`. For a lane that took no part, where CUDA's result is undefined, it is NaN or -1.
 template <class T>
-CPU_INTRINSIC static T shuffle(const char* name, unsigned mask, T value, int source, Place place) {
+CPU_INTRINSIC static T shuffle(const char* name, unsigned mask, T value, int source, SourceLine at) {
   static_assert(sizeof(T) <= 8 && std::is_trivially_copyable<T>::value, "a shuffle carries 4 or 8 bytes");
   uint64_t bits = 0;
   memcpy(&bits, &value, sizeof value);
-  exchange(name, mask, bits, place);
+  exchange(name, mask, bits, at);
   bits = current->members >> source & 1 ? threads[(current - threads) / 32 * 32 + source].seen : ~uint64_t(0);
   memcpy(&value, &bits, sizeof value);
   return value;
 }
-CPU_INTRINSIC static unsigned ballot(const char* name, unsigned mask, int predicate, Place place) {
-  exchange(name, mask, predicate != 0, place);
+CPU_INTRINSIC static unsigned ballot(const char* name, unsigned mask, int predicate, SourceLine at) {
+  exchange(name, mask, predicate != 0, at);
   unsigned votes = 0;
   for (unsigned lane = 0; lane < 32; ++lane)
     if (current->members >> lane & 1) votes |= unsigned(threads[(current - threads) / 32 * 32 + lane].seen) << lane;
@@ -133,7 +133,7 @@ template <class T, class F> __attribute__((no_sanitize("thread"), noinline)) sta
   *p = change(old);
   return old;
 }
-template <class T> struct same { using type = T; };  // the second argument converts, as to CUDA's own signatures
+template <class T> struct same { using type = T; };  // lets the second argument convert, as CUDA's signatures do
 }  // namespace cpu
 #define CPU_ATOMIC(name, expression) \
   template <class T> __device__ static T name(T* p, typename cpu::same<T>::type v) { \
@@ -160,7 +160,7 @@ __device__ static inline void __threadfence_block() {}
 template <class T> __device__ static inline T __ldg(const T* p) { return *p; }
 template <class T> __device__ static inline T min(T a, T b) { return b < a ? b : a; }
 template <class T> __device__ static inline T max(T a, T b) { return a < b ? b : a; }
-__device__ static inline float min(float a, float b) { return fminf(a, b); }  // as CUDA's: the side that is no NaN
+__device__ static inline float min(float a, float b) { return fminf(a, b); }  // as in CUDA: the argument that is not NaN
 __device__ static inline float max(float a, float b) { return fmaxf(a, b); }
 __device__ static inline double min(double a, double b) { return fmin(a, b); }
 __device__ static inline double max(double a, double b) { return fmax(a, b); }
@@ -168,7 +168,7 @@ __device__ static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 __device__ static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 __device__ static inline float __fdividef(float a, float b) { return a / b; }
 __device__ static inline float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }
-// The C library keeps the names __expf, __logf ... for itself.
+// The C library reserves the names __expf, __logf ..., so they are macros.
 #define __expf(x) expf(x)
 #define __logf(x) logf(x)
 #define __powf(x, y) powf(x, y)

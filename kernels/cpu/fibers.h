@@ -1,14 +1,14 @@
-// Fibers: functions that can stop in the middle, each on a stack of its own.
+// Fibers: functions that can pause in the middle, each with its own stack.
 //
 //     fibers::Fiber f;
 //     fibers::start(f, work);      // f will run work()
 //     fibers::resume(f);           // runs it until it pauses ...
-//     fibers::resume(f);           // ... and goes on from there
+//     fibers::resume(f);           // ... and continues from there
 //     void work() { step_1(); fibers::pause(); step_2(); fibers::finish(); }
 //
 // A CUDA block is up to 1024 threads that wait for each other at barriers. As operating system threads on one core a
 // barrier of 256 takes half a millisecond; as fibers it is 256 function calls. All fibers run on the thread that
-// resumes them, one at a time, so between two pauses nothing else happens: no locks, and the same order each run.
+// resumes them, one at a time. So nothing else runs between two pauses: no locks are needed, and every run has the same order.
 #pragma once
 #include <sys/mman.h>
 
@@ -25,7 +25,7 @@ namespace fibers {
 constexpr std::size_t page = 4096, stack_bytes = 256 << 10;  // a stack is backed by memory only where it was touched
 
 #if defined(__x86_64__) && !defined(PORTABLE_FIBERS)
-// What a function must preserve is on the stack; the rest of the fiber's state is where that stack is.
+// The registers that a function must preserve are pushed on the stack, so the position of the stack is the whole state.
 using Context = void*;
 extern "C" void fibers_switch(Context* save, Context* load);
 asm(".text\n.local fibers_switch\n.type fibers_switch, @function\n"
@@ -37,15 +37,15 @@ asm(".text\n.local fibers_switch\n.type fibers_switch, @function\n"
     "  ret\n.size fibers_switch, . - fibers_switch\n");
 
 static void prepare(Context& context, char* stack, void (*run)()) {
-  // From the top: where run would return to (it does not), run itself, six registers to pop.
+  // From the top: the address that run would return to (it never does), run itself, six registers to pop.
   void** top = reinterpret_cast<void**>(stack + stack_bytes);
   top[-1] = nullptr;
-  top[-2] = reinterpret_cast<void*>(run);  // run begins with the stack at top - 1: 8 past 16 bytes, as after a call
+  top[-2] = reinterpret_cast<void*>(run);  // run begins with the stack at top - 1: 8 bytes past a multiple of 16, as after a call
   for (int i = 3; i < 9; ++i) top[-i] = nullptr;
   context = top - 8;
 }
 #else
-// The same in the C library's words; some twenty times slower, for it saves the signal mask by a system call.
+// The same by the C library; some twenty times slower, because it saves the signal mask by a system call.
 }  // namespace fibers
 #include <ucontext.h>
 namespace fibers {
@@ -65,10 +65,10 @@ struct Fiber {
   char* stack = nullptr;
 };
 
-static Context hub;              // who resumed the fiber that is running
+static Context hub;              // the code that resumed the running fiber
 static Fiber* running = nullptr;
 
-// AddressSanitizer follows the stack pointer and must be told of every switch.
+// AddressSanitizer follows the stack pointer and must be informed of every switch.
 #if defined(__SANITIZE_ADDRESS__)
 static const void* hub_stack;
 static std::size_t hub_stack_bytes;
@@ -91,18 +91,18 @@ static void enter() {
   std::abort();  // a body ends by finish()
 }
 
-// Make f ready to run work() from its beginning. Stacks are kept and used again.
+// Makes f ready to run work() from its beginning. Stacks are kept and reused.
 static void start(Fiber& f, void (*work)()) {
   if (!f.stack) {
     void* p = mmap(nullptr, page + stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED || mprotect(p, page, PROT_NONE)) std::perror("no memory for a thread's stack"), std::abort();
-    f.stack = static_cast<char*>(p) + page;  // below it a page that faults, so that an overflow hits no neighbour
+    f.stack = static_cast<char*>(p) + page;  // below it a page that faults, so that an overflow does not reach another stack
   }
   body = work;
   prepare(f.context, f.stack, enter);
 }
 
-// Run f until it pauses or finishes; called from outside any fiber.
+// Runs f until it pauses or finishes; called from outside any fiber.
 static void resume(Fiber& f) {
   running = &f;
   leaving(f.stack, stack_bytes);
@@ -111,7 +111,7 @@ static void resume(Fiber& f) {
   running = nullptr;
 }
 
-// Go back to whoever resumed this fiber; returns at the next resume.
+// Returns to the code that resumed this fiber; comes back at the next resume.
 static void pause() {
   Fiber* self = running;
   to_hub();
@@ -119,7 +119,7 @@ static void pause() {
   arrived(true);
 }
 
-// As pause, for good.
+// Pauses forever.
 [[noreturn]] static void finish() {
   pause();
   std::abort();

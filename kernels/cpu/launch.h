@@ -1,6 +1,6 @@
-// The door: how a caller that is not C++ launches a kernel. Python appends CPU_EXPORT(kernel) for each kernel of a file,
-// which makes two functions: kernel_types() spells the parameters, so that the caller's idea of them can be held against
-// the compiler's, and kernel_launch() takes a pointer to every argument, as cuLaunchKernel does.
+// The interface through which Python launches a kernel. npadv/kernels/cpu.py appends CPU_EXPORT(kernel) for each kernel of a
+// file, which defines two functions: kernel_types() returns the types of the parameters, so that Python can compare them with
+// the types that it read from the source; kernel_launch() takes a pointer to every argument, as cuLaunchKernel does.
 #pragma once
 #include <utility>
 
@@ -34,7 +34,7 @@ template <class... P, void (*function)(P...)> struct Call<function> {
   }
 };
 
-struct Export {  // for a program of its own (process.h), which finds kernels by name
+struct Export {  // for the program of process.h, which finds kernels by name
   const char* name;
   void (*call)();
   Export* next;

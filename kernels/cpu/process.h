@@ -1,6 +1,6 @@
-// A kernel as a program of its own, for the build with AddressSanitizer and UndefinedBehaviorSanitizer: they must be in
-// a process from its start, and end it at the first error. argv[1] is a file with the launch (npadv/kernels/cpu.py
-// writes it); every array gets memory of its own, so that a step beyond its ends meets nobody else's.
+// A kernel as a separate program, for the build with AddressSanitizer and UndefinedBehaviorSanitizer: they must be in a
+// process from its start, and they end it at the first error. argv[1] is a file with the launch, written by
+// npadv/kernels/cpu.py. Every array is allocated separately, so that an access beyond its ends does not hit another array.
 #pragma once
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -57,7 +57,7 @@ int main(int argc, char** argv) {
     pointers[i] = a.data;
     values[i] = a.kind == 0 ? static_cast<void*>(a.data) : static_cast<void*>(&pointers[i]);
   }
-  // What lies beyond the dynamic shared memory asked for is nobody's.
+  // The rest of the dynamic shared memory, beyond the size of this launch, must not be accessed.
   if (launch.shared_bytes < max_shared)
     ASAN_POISON_MEMORY_REGION(dynamic_shared + launch.shared_bytes, max_shared - launch.shared_bytes);
   for (Export* e = exports; e; e = e->next) {

@@ -1,18 +1,18 @@
-// A checker of every access to memory: races, reads of shared memory that nobody has written, and out of bounds.
+// A checker of every access to memory: finds races, reads of uninitialised shared memory, and accesses out of bounds.
 //
-// g++ -fsanitize=thread puts a call before every load and store (__tsan_read4(p), __tsan_write8(p) ...). Its usual
-// library behind those calls knows operating system threads; this one knows blocks, warps and barriers. Two accesses to
-// a byte by different threads, one of them a write, are a race unless something orders them:
+// g++ -fsanitize=thread inserts a call before every load and store (__tsan_read4(p), __tsan_write8(p) ...). The usual library
+// behind those calls handles the threads of the operating system; this file handles blocks, warps and barriers. Two accesses
+// to a byte by different threads, one of them a write, are a race unless something orders them:
 //
 //   - within a block, a __syncthreads() between them;
 //   - within a warp, a __syncwarp() between them that both lanes took part in;
 //   - both are atomic.
 //
-// Between blocks nothing orders. Whether the threads happen to meet plays no part, so one run in any order finds what a
-// GPU shows once in a million. Each byte remembers its last write and two readers; a race with a third reader that
-// raced with neither of those (only __syncwarp makes it possible) is missed.
+// Nothing orders accesses of different blocks. The rules do not depend on timing, so one run in any order finds races that
+// a GPU shows once in a million runs. The checker stores for each byte its last write and two readers. It can miss the race
+// of a write with a third reader, if the two stored readers are ordered before the write; only __syncwarp makes this possible.
 //
-// Shared memory must be written in a block before it is read there; nothing is known of what global memory held before.
+// Shared memory must be written in a block before it is read there. Global memory may be read at once: the caller filled it.
 #pragma once
 
 namespace cpu {
@@ -21,8 +21,8 @@ namespace cpu {
 
 struct Access {
   unsigned block = 0;    // counting from 1; 0: none yet
-  unsigned barrier = 0;  // how many barriers of the block came before
-  unsigned clock = 0;    // how many __syncwarp of the thread came before
+  unsigned barrier = 0;  // number of the block's barriers before it
+  unsigned clock = 0;    // number of the thread's __syncwarp before it
   unsigned short thread = 0;
   bool atomic = false;
   const void* code = nullptr;
@@ -39,10 +39,10 @@ struct Region {
 static Region regions[40];
 static int region_count = 0;
 static Region* last_region;
-// clocks[t][lane]: how many __syncwarp of that lane of its warp thread t knows to be over.
+// clocks[t][lane]: the number of __syncwarp of that lane that are certainly over for thread t of the same warp.
 static unsigned clocks[max_threads][32];
 
-// Where this library itself lies: constants and threadIdx are not the kernel's data.
+// The addresses of this library: constants and threadIdx lie there, which are not the kernel's data.
 extern "C" char __ehdr_start[] __attribute__((visibility("hidden")));
 extern "C" char _end[] __attribute__((visibility("hidden")));
 
@@ -91,7 +91,7 @@ CPU_UNCHECKED static Region* region_of(const char* p) {
   return nullptr;
 }
 
-// [code ...] is turned into file and line by Python, which asks addr2line.
+// Python replaces [code ...] by file and line, by calling addr2line.
 static long offset(const void* code) { return static_cast<const char*>(code) - __ehdr_start; }
 
 static void report_race(const Region& r, const char* p, const Access& before, bool before_writes, const Access& now, bool now_writes) {
@@ -132,7 +132,7 @@ CPU_UNCHECKED static void check_access(const void* address, unsigned long n, boo
   now.atomic = atomic, now.code = code;
   for (; n; --n, ++p) {
     Byte& byte = r->bytes[p - r->begin];
-    if (r->shared) {  // another block's shared memory was other memory
+    if (r->shared) {  // accesses of another block were to other memory
       if (byte.write.block != now.block) byte.write = Access();
       for (Access& read : byte.read) if (read.block != now.block) read = Access();
       if (!byte.write.block && (!writes || atomic)) {
@@ -152,7 +152,7 @@ CPU_UNCHECKED static void check_access(const void* address, unsigned long n, boo
 }
 CPU_UNCHECKED static void watch(const void* p, unsigned long n, bool writes, bool atomic, const void* code) {
   if (!watching) return;
-  watching = false;  // some of the checker's own code is watched as well
+  watching = false;  // the compiler inserts calls into some of the checker's code too
   check_access(p, n, writes, atomic, code);
   watching = true;
 }
@@ -160,7 +160,7 @@ CPU_UNCHECKED static void check_atomic(const void* p, unsigned long n) { watch(p
 
 }  // namespace cpu
 
-// What g++ calls.
+// The functions that g++ calls.
 #define CPU_WATCH(n)                                                                                       \
   extern "C" CPU_UNCHECKED void __tsan_read##n(void* p) {                            \
     cpu::watch(p, n, false, false, __builtin_return_address(0));                                    \

@@ -3,40 +3,84 @@
     minimise over w    ||x' - x||_2^2 + c * f(x'),    x' = low + (high - low) * (tanh(w) + 1) / 2
     f(x') = max(z_y - max_{k != y} z_k, -confidence)            (targeted: max_{k != t} z_k - z_t)
 
-The tangent keeps x' in the box without a constraint; f is zero exactly where the attack succeeds by ``confidence``, so that
-the gradient has nothing to gain from going further, and does not saturate as the cross-entropy does. c weighs success against
-size: it is found by bisection, for each example its own. Adam does the minimising. Slow, and hard to beat: the reference for
-other attacks' distances, and for defences that merely hide gradients.
+The tangent keeps x' in the box without a constraint. f is smallest where the attack succeeds by ``confidence``: from there
+the gradient only shortens the perturbation. Unlike the cross-entropy, f does not saturate. c weighs success against size; it
+is found by bisection, separately for each example. Adam minimises the loss. The attack is slow and hard to beat: a reference
+for the distances of other attacks, and for defences that merely hide gradients.
 
 Reference: Carlini and Wagner 2017, "Towards evaluating the robustness of neural networks", sections V and VI-A.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from npadv import ops
+from npadv.attacks.checks import check_count, check_inputs, check_logits, check_positive
 from npadv.attacks.result import (
     AttackResult,
     Bounds,
+    Flags,
     Model,
-    check_count,
+    add_flags,
     check_gradient,
-    check_inputs,
-    check_logits,
-    check_positive,
     column,
     first_predictions,
+    goal_reached,
     input_gradient,
     make_result,
+    records,
 )
 from npadv.autodiff import Tensor, value_of
 from npadv.backend import Array, xp_of
 
-INSIDE = 0.999999
-"""tanh reaches its ends at infinity only: the search starts this near to them."""
+
+def minimise(
+    model: Model,
+    x: Array,
+    y: Array,
+    c: Array,
+    *,
+    confidence: float,
+    steps: int,
+    step: float,
+    targeted: bool,
+    bounds: Bounds,
+) -> tuple[Array, Array, Flags]:
+    """Minimise the loss for a fixed c, from x, by Adam on w.
+
+    Return the nearest of all points x' that succeeded, its squared distance (infinite where none did) and the flags.
+    """
+    xp, one = xp_of(x), x.dtype.type
+    w, m, v = _from_box(x, bounds), xp.zeros_like(x), xp.zeros_like(x)
+    best, nearest = x, xp.zeros(len(x)) + xp.inf
+    flags: Any = None
+    for t in range(1, steps + 2):
+        inputs = Tensor(w, requires_grad=True)
+        point = _into_box(inputs, x.dtype, bounds)
+        output = model(point)
+        lead = lead_of_goal(output, y, targeted)
+        size = ops.sum(ops.reshape(ops.square(point - x), shape=(len(x), -1)), axis=1)
+
+        hit = goal_reached(check_logits(output, len(x)).argmax(axis=1), y, targeted) & (value_of(lead) >= confidence)
+        better = hit & (size.data < nearest)
+        best, nearest = xp.where(column(better, x), point.data, best), xp.where(better, size.data, nearest)
+        if t > steps:
+            break  # the last point is judged too
+
+        if flags is None:  # of f alone: the size has a gradient whatever the model is
+            flags = check_gradient(input_gradient(ops.sum(lead), inputs))[1]
+        f = ops.maximum(one(confidence) - lead, 0.0)  # plus the confidence, which changes no gradient
+        g, seen = check_gradient(input_gradient(ops.sum(size + c.astype(x.dtype) * f), inputs))
+        flags = add_flags(flags, seen)
+        m = one(0.9) * m + one(0.1) * g
+        v = one(0.999) * v + one(0.001) * g * g
+        w = w - one(step) * (m / one(1 - 0.9**t)) / (xp.sqrt(v / one(1 - 0.999**t)) + one(1e-8))
+    return best, nearest, flags
 
 
+@records
 def carlini_wagner(
     model: Model,
     x: Array,
@@ -54,38 +98,27 @@ def carlini_wagner(
 
     Parameters
     ----------
-    model : callable
-        Maps a batch (N, ...) to logits (N, K), recorded by the tape.
-    x : (N, ...) array
-        Examples within ``bounds``.
-    y : (N,) integers, optional
-        The true classes to leave, or the targets; by default the model's own predictions.
+    model, x, y, targeted : see npadv.attacks
     confidence : float
-        By how much the new class's logit is to lead.
+        The least lead of the target's logit over all others; untargeted, of the largest other logit over that of y. It is
+        part of the goal: success needs it, and an example that is already at its target by less is still perturbed.
     weight : float
-        Where the search for c starts.
+        The first value of c.
     searches : int
         Values of c to try: ten times as much until one succeeds, then the middle of the largest that failed and the
         smallest that succeeded.
     steps : int
-        Of Adam, for each c.
+        Adam steps for each value of c.
     step : float
         Adam's step size, in w.
-    targeted : bool
-        Whether y are classes to reach.
     bounds : (low, high)
-        The box, finite.
+        The box: the least and the largest value of a pixel, both finite.
 
     Returns
     -------
     AttackResult
         ``distance`` is in l2; 2 + searches * (steps + 1) queries an example. Where no point succeeded (by ``confidence``),
-        ``x_adv`` is x and ``flags["not_converged"]`` is true. An example that is where it should be is left alone.
-
-    Raises
-    ------
-    ValueError
-        An argument is not as described; the message names it.
+        ``x_adv`` is x and ``flags["not_converged"]`` is true. An example that needs no perturbation is returned unchanged.
 
     Examples
     --------
@@ -96,73 +129,59 @@ def carlini_wagner(
     >>> bool(result.success[0]), result.x_adv.round(2), round(float(result.distance[0]), 2)  # 0.4 / sqrt(2)
     (True, array([[0.5, 0.5]]), 0.28)
     """
-    check_inputs(x, kind="l2", bounds=bounds)
-    low, high = bounds
-    if not -float("inf") < low < high < float("inf"):
+    _, bounds = check_inputs(x, kind="l2", bounds=bounds)
+    if not -float("inf") < bounds[0] < bounds[1] < float("inf"):
         raise ValueError(f"bounds: expected a finite box, got {bounds!r}")
-    check_positive("confidence", confidence, zero=True)
-    check_positive("weight", weight)
-    check_positive("step", step)
+    confidence = check_positive("confidence", confidence, zero=True)
+    weight, step = check_positive("weight", weight), check_positive("step", step)
     check_count("searches", searches)
     check_count("steps", steps)
     logits, y, before = first_predictions(model, x, y, targeted=targeted)
-    xp, one = xp_of(x), x.dtype.type
-    width, away = one(high - low), xp.eye(logits.shape[1], dtype=bool)[y]
+    xp, n = xp_of(x), len(x)
 
-    start = xp.arctanh((2 * (x - one(low)) / width - 1) * one(INSIDE))
-    there = before == y if targeted else before != y
-    best, nearest = x.copy(), xp.where(there, 0.0, xp.inf)  # of all points looked at, the nearest that succeeds
-    fails, succeeds = (
-        xp.zeros(len(x)),
-        xp.zeros(len(x)) + xp.inf,
-    )  # the largest c known to fail, the smallest to succeed
-    c = xp.zeros(len(x)) + weight
-    flags = {name: xp.zeros(len(x), dtype=bool) for name in ("zero_gradient", "non_finite_gradient")}
-    for search in range(searches):
-        w, mean, square = start, xp.zeros_like(x), xp.zeros_like(x)
-        found = xp.zeros(len(x), dtype=bool)
-        for t in range(1, steps + 2):
-            inputs = Tensor(w, requires_grad=True)
-            point = ops.minimum(ops.maximum((ops.tanh(inputs) + 1) * (width / 2) + one(low), one(low)), one(high))
-            output = model(point)
-            logits = check_logits(output, len(x))
-            lead = _lead(output, away) if targeted else -_lead(output, away)  # of the classes to reach
-            size = ops.sum(ops.reshape(ops.square(point - x), shape=(len(x), -1)), axis=1)
+    there = goal_reached(before, y, targeted) & (lead_of_goal(logits, y, targeted) >= confidence)
+    best, nearest = x.copy(), xp.where(there, 0.0, xp.inf)
+    c, failed, succeeded = xp.zeros(n) + weight, xp.zeros(n), xp.zeros(n) + xp.inf
+    flags: Any = None
+    for _ in range(searches):
+        point, size, seen = minimise(
+            model, x, y, c, confidence=confidence, steps=steps, step=step, targeted=targeted, bounds=bounds
+        )
+        best, nearest = xp.where(column(size < nearest, x), point, best), xp.minimum(size, nearest)
+        c, failed, succeeded = _next_c(c, xp.isfinite(size), failed, succeeded)
+        flags = add_flags(flags, seen)
 
-            # Judged by the class, with the same look that gives the gradient.
-            prediction = logits.argmax(axis=1)
-            hit = (prediction == y if targeted else prediction != y) & (value_of(lead) >= confidence)
-            better = hit & (size.data < nearest)
-            best, nearest = xp.where(column(better, x), point.data, best), xp.where(better, size.data, nearest)
-            found = found | hit
-            if t > steps:
-                break
-
-            lag = ops.maximum(one(confidence) - lead, 0.0)  # f, moved up by the confidence, which changes no gradient
-            if search == 0 and t == 1:  # asked for by itself: the size alone would give a gradient to any model
-                flags["zero_gradient"] = check_gradient(input_gradient(ops.sum(lead), inputs))[1]["zero_gradient"]
-            g, seen = check_gradient(input_gradient(ops.sum(size + c.astype(x.dtype) * lag), inputs))
-            flags["non_finite_gradient"] = flags["non_finite_gradient"] | seen["non_finite_gradient"]
-            mean, square = one(0.9) * mean + one(0.1) * g, one(0.999) * square + one(0.001) * g * g
-            speed = xp.sqrt(square / one(1 - 0.999**t)) + one(1e-8)
-            w = w - one(step) * (mean / one(1 - 0.9**t)) / speed
-        fails, succeeds = xp.where(found, fails, c), xp.where(found, xp.minimum(succeeds, c), succeeds)
-        c = xp.where(xp.isfinite(succeeds), (fails + xp.where(xp.isfinite(succeeds), succeeds, 0)) / 2, c * 10)
-
-    return make_result(
-        model,
-        x,
-        best,
-        y,
-        kind="l2",
-        targeted=targeted,
-        queries=1 + searches * (steps + 1),
-        before=before,
-        flags={**flags, "not_converged": ~xp.isfinite(nearest)},
-    )
+    found = xp.isfinite(nearest)
+    flags["not_converged"] = ~found
+    queries = 1 + searches * (steps + 1)
+    result = make_result(model, x, best, y, kind="l2", targeted=targeted, queries=queries, before=before, flags=flags)
+    return replace(result, success=result.success & found)
 
 
-def _lead(output: Any, one_hot: Array) -> Any:
-    """Return by how much the marked class leads the best of the others: (N, K) to (N,)."""
-    marked = ops.sum(ops.where(one_hot, output, 0.0), axis=1)
-    return marked - ops.max(ops.where(one_hot, -float("inf"), output), axis=1)
+def lead_of_goal(output: Any, y: Array, targeted: bool) -> Any:
+    """Return by how much the best logit that the attack wants exceeds the best of the others: (N, K) to (N,)."""
+    xp = xp_of(y)
+    is_y = y[:, None] == xp.arange(output.shape[1])
+    own, others = ops.sum(ops.where(is_y, output, 0.0), axis=1), ops.max(ops.where(is_y, -xp.inf, output), axis=1)
+    return own - others if targeted else others - own
+
+
+def _into_box(w: Tensor, dtype: Any, bounds: Bounds) -> Any:
+    """Return low + (high - low) (tanh(w) + 1) / 2, clipped against rounding."""
+    low, high = map(dtype.type, bounds)
+    point = (ops.tanh(w) + 1) * (dtype.type(bounds[1] - bounds[0]) / 2) + low
+    return ops.minimum(ops.maximum(point, low), high)
+
+
+def _from_box(x: Array, bounds: Bounds) -> Array:
+    """Return the w of x. tanh reaches the ends of the box only at infinity: w starts within 0.999999 of them."""
+    one, (low, high) = x.dtype.type, bounds
+    return xp_of(x).arctanh((2 * (x - one(low)) / one(high - low) - 1) * one(0.999999))
+
+
+def _next_c(c: Array, found: Array, failed: Array, succeeded: Array) -> tuple[Array, Array, Array]:
+    """Return the next value of c, the largest known to fail and the smallest known to succeed."""
+    xp = xp_of(c)
+    failed, succeeded = xp.where(found, failed, c), xp.where(found, xp.minimum(succeeded, c), succeeded)
+    known = xp.isfinite(succeeded)
+    return xp.where(known, (failed + xp.where(known, succeeded, 0)) / 2, c * 10), failed, succeeded

@@ -1,10 +1,12 @@
 """SciPy's L-BFGS-B on many problems, with the model evaluated in batches.
 
-``scipy.optimize.minimize`` solves one problem and calls the model whenever it likes, on one point at a time; a network takes
-little longer for a hundred. So each solver runs on a thread of its own and, where it would call the model, leaves its point
-and waits. Once all wait, their points are evaluated as one batch, and each in its turn is told its answer and computes up
-to its next question. The threads are there to be stopped and resumed, not to run side by side: only one ever runs, the
-model is only called by the caller's, and whatever goes wrong is raised there.
+``scipy.optimize.minimize`` solves one problem and evaluates its objective one point at a time, while a network evaluates a
+hundred points in little more time than one. So each solver runs in a *coroutine*: where it needs its objective, it hands
+out its point and stands still. Once all solvers stand still, their points are evaluated as one batch, and each solver in
+turn resumes with its value and gradient, up to its next point.
+
+SciPy cannot be suspended by Python's own generators, so each coroutine is a thread. The threads never run side by side:
+exactly one runs at any time. The model is only called on the caller's thread, and every exception is raised there.
 """
 
 from __future__ import annotations
@@ -19,57 +21,59 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.box import BoxProblem, Solution, Task
+from npadv.attacks.box_optimization import BoxProblem, Job, Solution
 from npadv.backend import like, to_numpy
 
-Reply = tuple[float, np.ndarray, int]  # the objective at a point, its gradient, what the point has reached
+Reply = tuple[float, np.ndarray, int]
+"""The objective at one point, its gradient there, and the evaluation's ``reached``."""
+
 Ask = Callable[[np.ndarray], Reply]
 
 
-def solve(problem: BoxProblem[Any], tasks: Sequence[Task], at_once: int) -> None:
-    """Solve all the tasks' problems, up to ``at_once`` of them side by side."""
-    if len(tasks) == 1 or at_once == 1:
-        for task in tasks:
-            conduct(problem, task, partial(_answer, problem, task))
+def solve(problem: BoxProblem[Any], jobs: Sequence[Job], at_once: int) -> None:
+    """Solve all problems of all jobs, up to ``at_once`` of them side by side."""
+    if len(jobs) == 1 or at_once == 1:
+        for job in jobs:
+            run_solver(problem, job, partial(_evaluate_one, problem, job))
         return
-    queued: Iterator[Task] = iter(tasks)
-    running: list[tuple[Task, Paused]] = []
+    queued: Iterator[Job] = iter(jobs)
+    running: list[tuple[Job, ThreadCoroutine]] = []
     try:
         while True:
-            running = [(task, solver) for task, solver in running if not solver.ended]
-            for task in islice(queued, at_once - len(running)):
-                running.append((task, Paused(partial(conduct, problem, task))))
-                running[-1][1].resume()  # up to its first question: each has one
+            running = [(job, solver) for job, solver in running if not solver.ended]
+            for job in islice(queued, at_once - len(running)):
+                running.append((job, ThreadCoroutine(partial(run_solver, problem, job))))
+                running[-1][1].resume()  # up to its first point
             if not running:
                 return
-            answers = _answers(problem, [task for task, _ in running], [solver.question for _, solver in running])
-            for (_, solver), answer in zip(running, answers, strict=True):
-                solver.resume(answer)
-    finally:  # also for an exception of the model, and for Ctrl-C
+            replies = _evaluate(problem, [job for job, _ in running], [solver.question for _, solver in running])
+            for (_, solver), reply in zip(running, replies, strict=True):
+                solver.resume(reply)
+    finally:  # also after an exception of the model, and after Ctrl-C
         for _, solver in running:
             solver.close()
 
 
-def conduct(problem: BoxProblem[Any], task: Task, ask: Ask) -> None:
-    """Solve one problem after another until the task has no more, asking for all that must be known of the model."""
-    while task.left:
-        problem.conclude(task, _minimize(problem, task, ask))
+def run_solver(problem: BoxProblem[Any], job: Job, ask: Ask) -> None:
+    """Solve all problems of one job; ``ask`` evaluates the objective at a point."""
+    while job.left:
+        problem.finish(job, _minimize(problem, job, ask))
 
 
-def _minimize(problem: BoxProblem[Any], task: Task, ask: Ask) -> Solution:
-    from scipy.optimize import Bounds, minimize  # imported when used: it takes longer than all of npadv
+def _minimize(problem: BoxProblem[Any], job: Job, ask: Ask) -> Solution:
+    from scipy.optimize import Bounds, minimize  # here, because this import takes longer than that of npadv
 
-    given = problem.given([task])
-    low, high = (end if isinstance(end, float) else to_numpy(end)[0] for end in problem.box(given))
-    start = to_numpy(given[0])[0]
-    asked, last, slope, reached = 0, start, start, -1  # how often; the last point, its gradient and what it reached
+    data = problem.data([job])
+    low, high = (end if isinstance(end, float) else to_numpy(end)[0] for end in problem.box(data))
+    start = to_numpy(data[0])[0]
+    evaluations, last, gradient, reached = 0, start, start, -1  # at the last point: its gradient and what it reached
 
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal asked, last, slope, reached
-        last = point.copy()  # SciPy may go on in the same memory
-        value, slope, reached = ask(last)
-        asked += 1
-        return value, slope
+        nonlocal evaluations, last, gradient, reached
+        last = point.copy()  # SciPy may reuse the memory
+        value, gradient, reached = ask(last)
+        evaluations += 1
+        return value, gradient
 
     solution = minimize(
         objective,
@@ -79,40 +83,43 @@ def _minimize(problem: BoxProblem[Any], task: Task, ask: Ask) -> Solution:
         bounds=Bounds(low, high),
         options={"maxiter": problem.max_iterations, "gtol": problem.tolerance, "ftol": problem.least_decrease},
     )
-    if not np.array_equal(solution.x, last):  # a line search that failed goes back to where it began
+    if not np.array_equal(solution.x, last):  # after a line search that failed, SciPy returns to an earlier point
         objective(solution.x)
-    residual = float(problem.residual(solution.x[None], slope[None], (low, high))[0])
-    steps = int(solution.get("nit", 0))  # where the box is a point, SciPy has nothing to count
     return Solution(
-        solution.x, float(solution.fun), residual, reached, steps, asked, str(solution.message), bool(solution.success)
+        point=solution.x,
+        objective=float(solution.fun),
+        residual=float(problem.residual(solution.x[None], gradient[None], (low, high))[0]),
+        reached=reached,
+        iterations=int(solution.get("nit", 0)),  # SciPy reports none where the box is a single point
+        evaluations=evaluations,
+        message=str(solution.message),
+        converged=bool(solution.success),
     )
 
 
-def _answer(problem: BoxProblem[Any], task: Task, point: np.ndarray) -> Reply:
-    return _answers(problem, [task], [point])[0]
-
-
-def _answers(problem: BoxProblem[Any], tasks: list[Task], points: list[np.ndarray]) -> list[Reply]:
-    """Return what each task's solver wants to know of its point, from one evaluation of the model."""
-    answer = problem.evaluate(like(np.stack(points), problem.x), tasks, problem.given(tasks))
-    values, gradients, reached = (to_numpy(a) for a in answer)
+def _evaluate(problem: BoxProblem[Any], jobs: list[Job], points: list[np.ndarray]) -> list[Reply]:
+    """Return the reply for each job's point, from one evaluation of the model."""
+    evaluation = problem.evaluate(like(np.stack(points), problem.x), jobs, problem.data(jobs))
+    values, gradients, reached = (to_numpy(a) for a in evaluation)
     return list(zip(values.tolist(), gradients, reached.tolist(), strict=True))
 
 
-class _Closed(BaseException):
-    """Raised on a solver's thread where it waits for an answer that will not come."""
+def _evaluate_one(problem: BoxProblem[Any], job: Job, point: np.ndarray) -> Reply:
+    return _evaluate(problem, [job], [point])[0]
 
 
-class Paused:
-    """A function on a thread of its own that stands still wherever it asks, until it is resumed with an answer.
+class ThreadCoroutine:
+    """A function that stops at each question it asks, and continues when it is resumed with the reply.
 
     >>> def add(ask):
-    ...     seen.append(ask("one number?") + ask("another?"))
-    >>> seen = []
-    >>> adder = Paused(add)
-    >>> for answer in (None, 3, 4):
-    ...     adder.resume(answer)
-    >>> adder.ended, seen
+    ...     sums.append(ask("one number?") + ask("another?"))
+    >>> sums = []
+    >>> adder = ThreadCoroutine(add)
+    >>> adder.resume()  # starts it
+    >>> adder.question
+    'one number?'
+    >>> adder.resume(3); adder.resume(4)
+    >>> adder.ended, sums
     (True, [7])
     """
 
@@ -121,20 +128,20 @@ class Paused:
         self.ended = False
         self._function = function
         self._error: BaseException | None = None
-        # Queues of the kind that an interrupt leaves intact; each holds one item at the most, but for the one that closes.
-        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        # A Ctrl-C leaves SimpleQueues intact. Neither holds more than one item, except on close.
+        self._replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stopped: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="npadv-lbfgs", daemon=True)
 
-    def resume(self, answer: Any = None) -> None:
-        """Run the function up to its next question, or to its end; an exception of the function is raised here.
+    def resume(self, reply: Any = None) -> None:
+        """Run the function up to its next question or to its end; raise its exception if it raised one.
 
-        The first call starts it, and its answer is nobody's.
+        The first call starts the function and ignores its argument.
         """
         if self._thread.ident is None:
             self._thread.start()
         else:
-            self._answers.put((True, answer))
+            self._replies.put((True, reply))
         self._stopped.get()
         if self.ended:
             self._thread.join()
@@ -142,9 +149,9 @@ class Paused:
                 raise self._error
 
     def close(self) -> None:
-        """End the function where it stands; nothing is left of its thread."""
+        """End the function where it stands, and its thread."""
         if self._thread.ident is not None:
-            self._answers.put((False, None))
+            self._replies.put((False, None))
             self._thread.join()
 
     def _run(self) -> None:
@@ -159,7 +166,11 @@ class Paused:
     def _ask(self, question: Any) -> Any:
         self.question = question
         self._stopped.put(None)
-        answered, answer = self._answers.get()
-        if not answered:
+        replied, reply = self._replies.get()
+        if not replied:
             raise _Closed
-        return answer
+        return reply
+
+
+class _Closed(BaseException):
+    """Raised inside a function that waits for a reply, to end it."""

@@ -1,13 +1,17 @@
-"""Rubbish class examples: inputs that are of no class at all, and of which a model is certain all the same.
+"""Rubbish class examples: inputs that belong to no class, and that a model classifies with high confidence all the same.
 
-A softmax has no word for "none of these". What it should say of noise is that all classes are equally likely; [GSS] count
-it as an error if some class has a probability above 0.5, and so does ``confident_errors``. Three ways to make rubbish:
+A softmax has no output for "none of these"; on noise it should give all classes the same probability. [GSS] count an input
+as an error if the largest probability is above 0.5,
 
-- ``gaussian_rubbish``: noise from N(0, I), as [GSS] draw it;
-- ``gradient_rubbish``, in ``rubbish_gradient.py``: from any start uphill to a class;
-- ``evolved_rubbish``, in ``rubbish_evolution.py``: by a genetic algorithm that sees no gradient.
+    max_k p(k | x) > 0.5,
 
-These are not small changes of anything, so there is no distance here ([WG] 1.2.6).
+and ``confident_errors`` does so too. Three functions make such inputs:
+
+- ``gaussian_rubbish``: noise from N(0, I), as in [GSS];
+- ``gradient_rubbish`` in ``rubbish_gradient.py``: gradient ascent on a class's log-probability, from any start;
+- ``evolved_rubbish`` in ``rubbish_evolution.py``: a genetic algorithm, which uses no gradient.
+
+Rubbish is not a perturbation of an example, so its results have no distance ([WG] 1.2.6).
 
 References: Goodfellow, Shlens and Szegedy 2014 [GSS], "Explaining and harnessing adversarial examples", the appendix on
 rubbish class examples; Nguyen, Yosinski and Clune 2015, "Deep neural networks are easily fooled".
@@ -23,89 +27,47 @@ from typing import Any
 import numpy as np
 
 from npadv import ops
-from npadv.attacks.result import (
-    Bounds,
-    Model,
+from npadv.attacks.checks import (
     check_batch,
+    check_bounds,
     check_count,
     check_first_logits,
+    check_flag,
     check_in_box,
     check_logits,
+    check_number,
     check_positive,
+    check_rng,
+    check_share,
 )
+from npadv.attacks.result import Bounds, Model
 from npadv.autodiff import no_record, value_of
 from npadv.backend import Array, to_device, xp_of
-
-
-@dataclass(frozen=True)
-class RubbishResult:
-    """N inputs of no class, and what the model says of them; arrays live where the inputs do.
-
-    Attributes
-    ----------
-    x : (N, ...)
-        The inputs.
-    prediction : (N,) int
-        The class of the largest probability.
-    confidence : (N,) float64
-        That probability.
-    confident : (N,) bool
-        It is above the threshold: an error, whatever the class.
-    queries : int
-        How many inputs the model was shown to find these, gradients included.
-    target : (N,) int, optional
-        The class that each was made for.
-    history : (T, N) float64, optional
-        log p(target), in nats: at the start and after each step or generation.
-    flags : mapping of str to (N,) bool
-        ``zero_gradient`` (at the start) and ``non_finite_gradient`` (anywhere; 0 was taken for it), of those made by
-        gradients.
-    """
-
-    x: Array
-    prediction: Array
-    confidence: Array
-    confident: Array
-    queries: int
-    target: Array | None = None
-    history: Array | None = None
-    flags: Mapping[str, Array] = field(default_factory=dict)
-
-    @property
-    def rate(self) -> float:
-        """The share of inputs of which the model is certain: [GSS]'s error rate on rubbish."""
-        return float(self.confident.mean())
-
-    @property
-    def error_confidence(self) -> float:
-        """The mean confidence of those errors; NaN if there are none."""
-        confident = self.confident
-        return float(self.confidence[confident].mean()) if bool(confident.any()) else math.nan
 
 
 def confident_errors(
     model: Model, x: Array, *, threshold: float = 0.5, sigmoid: bool = False, batch_size: int = 500
 ) -> RubbishResult:
-    """Tell of which inputs, none of which is of any class, a model is certain.
+    """Find the rubbish inputs that a model classifies with confidence above a threshold.
 
     Parameters
     ----------
     model : callable
         Maps a batch (N, ...) to logits (N, K).
     x : (N, ...) array
-        Inputs, in a box or not.
+        Inputs that belong to no class. They need no box.
     threshold : float
-        A probability above it is an error. [GSS] take 0.5, which of two classes one nearly always exceeds.
+        A larger probability is an error. [GSS] take 0.5; with only two classes, one of them is nearly always above it.
     sigmoid : bool
-        Let each logit be that of an independent probability, sigmoid(z_k), which need not sum to 1: for a model that was
-        trained so. [GSS] found one to be fooled less.
+        Take each class's probability to be sigmoid(z_k), independent of the others, for a model that was trained so. [GSS]
+        found that such a model is fooled less often.
     batch_size : int
-        How many inputs the model sees at a time.
+        The number of inputs that the model evaluates at a time.
 
     Returns
     -------
     RubbishResult
-        One query an input.
+        With one query for each input.
 
     Raises
     ------
@@ -119,11 +81,12 @@ def confident_errors(
     (array([ True, False,  True]), 0.667, 0.9987)
     """
     check_input("x", x, None)
-    check_share("threshold", threshold)
+    threshold = check_share("threshold", threshold)
+    check_flag("sigmoid", sigmoid)
     check_count("batch_size", batch_size)
     batches = (x[i : i + batch_size] for i in range(0, len(x), batch_size))
-    logp = [log_probabilities(model, batch, sigmoid=sigmoid, first=i == 0) for i, batch in enumerate(batches)]
-    return told(x, xp_of(x).concatenate(logp), threshold=threshold, queries=len(x))
+    log_p = [model_log_probs(model, batch, sigmoid=sigmoid, first=i == 0) for i, batch in enumerate(batches)]
+    return make_rubbish_result(x, xp_of(x).concatenate(log_p), threshold=threshold, queries=len(x))
 
 
 def gaussian_rubbish(
@@ -141,26 +104,26 @@ def gaussian_rubbish(
     batch_size: int = 500,
     rng: np.random.Generator,
 ) -> RubbishResult:
-    """Show a model Gaussian noise, and tell how often it is certain of it.
+    """Draw Gaussian noise, and classify it with a model.
 
     Parameters
     ----------
     model : callable
         Maps a batch (N, ...) to logits (N, K).
     shape : sequence of int
-        Of one input: (C, H, W) or (D,).
+        The shape of one input: (C, H, W) or (D,).
     n : int
-        How many to draw.
+        The number of inputs to draw.
     mean, deviation : float
-        Of each pixel, in units of x; by default those of [GSS], N(0, I).
+        Mean and standard deviation of each pixel; by default those of [GSS], N(0, I).
     threshold, sigmoid, batch_size
         As for ``confident_errors``.
     bounds : (low, high), optional
-        The box that values beyond are clipped to; by default there is none, as in [GSS].
+        The box that the noise is clipped to; by default there is none, as in [GSS].
     dtype : dtype
-        Of the inputs.
+        The dtype of the inputs.
     device : {"cpu", "cuda"}
-        Where the model is.
+        The model's device.
     rng : numpy.random.Generator
         Draws the noise, on the host.
 
@@ -175,7 +138,7 @@ def gaussian_rubbish(
 
     Examples
     --------
-    Logits that grow with the input are certain of nearly all noise that is large enough:
+    The logits of a linear model grow with its input, so large noise nearly always gets a high confidence:
 
     >>> model = lambda x: x @ np.eye(10)
     >>> for deviation in (1, 10, 100):
@@ -188,65 +151,104 @@ def gaussian_rubbish(
     check_rng(rng)
     check_shape(shape)
     check_count("n", n)
-    check_positive("deviation", deviation, zero=True)
-    if not math.isfinite(mean):
-        raise ValueError(f"mean: expected a finite number, got {mean!r}")
+    mean, deviation = check_number("mean", mean), check_positive("deviation", deviation, zero=True)
     noise = rng.normal(mean, deviation, (n, *shape))
     if bounds is not None:
-        check_box(bounds)
-        noise = noise.clip(*bounds)
+        noise = noise.clip(*check_finite_box(bounds))
     x = to_device(noise.astype(checked_dtype(dtype)), device)
     return confident_errors(model, x, threshold=threshold, sigmoid=sigmoid, batch_size=batch_size)
 
 
-def told(x: Array, logp: Array, *, threshold: float, queries: int, **more: Any) -> RubbishResult:
-    """Return what log p (N, K) tells of inputs."""
-    confidence = xp_of(x).exp(logp.max(axis=1))
-    return RubbishResult(x, logp.argmax(axis=1), confidence, confidence > threshold, queries, **more)
+def make_rubbish_result(x: Array, log_p: Array, *, threshold: float, queries: int, **more: Any) -> RubbishResult:
+    """Return the result for inputs with log-probabilities (N, K)."""
+    confidence = xp_of(x).exp(log_p.max(axis=1))
+    return RubbishResult(x, log_p.argmax(axis=1), confidence, confidence > threshold, queries, **more)
 
 
-def log_probabilities(model: Model, x: Array, *, sigmoid: bool, first: bool = False) -> Array:
-    """Return log p of each class, (N, K); of the first inputs, what the model says must not look like probabilities."""
-    with no_record():
-        output = model(x)
-    return logs(check_first_logits(output, len(x)) if first else check_logits(output, len(x)), sigmoid)
-
-
-def logs(logits: Array, sigmoid: bool) -> Array:
-    """Return log p of each class from the logits, in float64: a probability of 1 - 1e-30 is still told from 1."""
+def log_probs(logits: Array, *, sigmoid: bool) -> Array:
+    """Return the log-probability of each class in float64, accurate also where a probability rounds to 1."""
     xp, logits = xp_of(logits), logits.astype(np.float64)
     if sigmoid:
         return -value_of(ops.softplus(-logits))
     top = logits.argmax(axis=1)[:, None]
     z = logits - logits.max(axis=1, keepdims=True)
     others = xp.where(xp.arange(logits.shape[1]) == top, 0.0, xp.exp(z)).sum(axis=1, keepdims=True)
-    return z - xp.log1p(others)  # log(1 + others) would forget others below 1e-16
+    return z - xp.log1p(others)  # log(1 + others) would round off others below 1e-16
+
+
+def model_log_probs(model: Model, x: Array, *, sigmoid: bool, first: bool = False) -> Array:
+    """Return a model's log-probabilities (N, K); with ``first``, refuse outputs that look like probabilities."""
+    with no_record():
+        output = model(x)
+    check = check_first_logits if first else check_logits
+    return log_probs(check(output, len(x)), sigmoid=sigmoid)
+
+
+@dataclass(frozen=True)
+class RubbishResult:
+    """N inputs that belong to no class, and how a model classifies them; arrays are on the inputs' device.
+
+    Attributes
+    ----------
+    x : (N, ...)
+        The inputs.
+    prediction : (N,) int
+        The class with the largest probability.
+    confidence : (N,) float64
+        That probability.
+    confident : (N,) bool
+        Whether the confidence is above the threshold: an error, whatever the class.
+    queries : int
+        The number of inputs that the model has evaluated for this result, gradients included.
+    target : (N,) int, optional
+        The class that each input was made for.
+    history : (T, N) float64, optional
+        log p(target), in nats: at the start and after each step or generation.
+    flags : mapping of str to (N,) bool
+        For inputs made by gradients: ``zero_gradient`` (at the start), ``non_finite_gradient`` (a gradient at any point had
+        a non-finite element, and 0 was used for it).
+    """
+
+    x: Array
+    prediction: Array
+    confidence: Array
+    confident: Array
+    queries: int
+    target: Array | None = None
+    history: Array | None = None
+    flags: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """The share of inputs with confidence above the threshold: [GSS]'s error rate on rubbish."""
+        return float(self.confident.mean())
+
+    @property
+    def error_confidence(self) -> float:
+        """The mean confidence of these errors; NaN if there are none."""
+        confident = self.confident
+        return float(self.confidence[confident].mean()) if bool(confident.any()) else math.nan
 
 
 # Checks ---------------------------------------------------------------------------------------------------------------
 
 
-def check_input(name: str, x: Any, bounds: Bounds | None) -> None:
-    """Raise a ValueError unless an argument is a batch of finite numbers, within the box if there is one."""
+def check_input(name: str, x: Any, bounds: Any) -> Bounds | None:
+    """Check that an argument is a batch of finite numbers, within the box if there is one; return the box."""
     check_batch(name, x)
     if x.dtype.kind != "f":
         raise ValueError(f"{name}: expected floating-point values, got dtype {x.dtype}")
-    if bounds is not None:
-        check_box(bounds)
-    check_in_box(name, x, (-math.inf, math.inf) if bounds is None else bounds)
+    box = None if bounds is None else check_finite_box(bounds)
+    check_in_box(name, x, box or (-math.inf, math.inf))
+    return box
 
 
-def check_box(bounds: Bounds) -> None:
-    """Raise a ValueError unless the box has an inside that can be drawn from."""
-    low, high = bounds
+def check_finite_box(bounds: Any) -> Bounds:
+    """Check that the box is finite; return its ends as Python's numbers."""
+    low, high = check_bounds(bounds)
     if not -math.inf < low < high < math.inf:
-        raise ValueError(f"bounds: expected finite (low, high) with low < high, got {bounds!r}")
-
-
-def check_share(name: str, value: float) -> None:
-    """Raise a ValueError unless an argument is in [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}: expected a number in [0, 1], got {value!r}")
+        raise ValueError(f"bounds: expected finite (low, high) with low < high, got {(low, high)!r}")
+    return low, high
 
 
 def check_shape(shape: Any) -> None:
@@ -256,18 +258,15 @@ def check_shape(shape: Any) -> None:
         or not shape
         or not all(isinstance(k, int | np.integer) and k > 0 for k in shape)
     ):
-        raise ValueError(f"shape: expected that of one input, such as (1, 28, 28), got {shape!r}")
+        raise ValueError(f"shape: expected the shape of one input, such as (1, 28, 28), got {shape!r}")
 
 
 def checked_dtype(dtype: Any) -> np.dtype:
-    """Return a dtype of inputs, or raise a ValueError."""
-    checked: np.dtype = np.dtype(dtype)
+    """Return the dtype of the inputs; raise a ValueError unless it is floating-point."""
+    try:
+        checked: np.dtype = np.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"dtype: expected a floating-point dtype, got {dtype!r}") from None
     if checked.kind != "f":
-        raise ValueError(f"dtype: expected a floating-point one, got {checked}")
+        raise ValueError(f"dtype: expected a floating-point dtype, got {checked}")
     return checked
-
-
-def check_rng(rng: Any) -> None:
-    """Raise a ValueError unless an argument is a generator."""
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")

@@ -3,9 +3,9 @@
     Delta = argmax <grad_x J(x, y), Delta>    subject to  ||Delta|| <= eps,  low <= x + Delta <= high      [SYN] eq. 11
 
 Without the box, in the maximum norm this is the fast gradient sign step; in l2 it is the gradient's direction; in l1 all of
-eps goes to the one pixel with the largest derivative, and the gain is eps times the dual norm of the gradient: l1, l2 and
-linf, in this order. With the box the solution is not the clipped one: what one pixel has no room for, others take over
-(``npadv.norms.maximise_linear``).
+eps goes to the one pixel with the largest derivative. The gain is eps times the dual norm of the gradient: its l1, l2 and
+linf norm, in this order. With the box the solution is not the clipped one: where the box stops one pixel, the others use
+what is left of eps (``npadv.norms.maximise_linear``).
 
 Reference: Shaham, Yamada and Negahban, "Understanding Adversarial Training" [SYN], sections 3 and 4.
 """
@@ -14,29 +14,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from npadv.attacks.result import (
-    AttackResult,
-    Bounds,
-    Model,
-    check_count,
-    check_gradient,
-    check_inputs,
-    first_predictions,
-    input_gradient,
-    make_result,
-)
-from npadv.autodiff import Tensor
-from npadv.backend import Array, xp_of
-from npadv.functional import cross_entropy
+from npadv.attacks.checks import check_count, check_inputs
+from npadv.attacks.result import AttackResult, Bounds, Model, first_predictions, loss_gradient, make_result, records
+from npadv.backend import Array, is_array, xp_of
 from npadv.norms import maximise_linear
 
 
+@records
 def steepest_ascent(
     model: Model,
     x: Array,
     y: Any = None,
     *,
-    eps: float,
+    eps: float | Array,
     norm: str = "linf",
     pixels: int | None = None,
     targeted: bool = False,
@@ -46,66 +36,48 @@ def steepest_ascent(
 
     Parameters
     ----------
-    model : callable
-        Maps a batch (N, ...) to logits (N, K), recorded by the tape.
-    x : (N, ...) array
-        Examples within ``bounds``.
-    y : (N,) integers, optional
-        The true classes, or the targets; by default the model's own predictions, so that no label leaks.
-    eps : float
+    model, x, y, targeted, bounds : see npadv.attacks
+    eps : float, or (N,) array
         Size of the step in the norm, in units of x.
     norm : {"linf", "l2", "l1"}
-        In which the size is measured.
+        The norm that measures the step.
     pixels : int, optional
-        In l1, move at most this many pixels, each by at most eps / pixels: 1 is the one-pixel attack of [SYN] 5.1, which
-        takes the pixel whose move, as far as it can, raises the linearised loss most.
-    targeted : bool
-        Raise log p(y) instead: y are the classes to reach.
-    bounds : (low, high)
-        The box; (-inf, inf) for none.
+        In l1, move at most this many pixels, each by at most eps / pixels. With 1 this is the one-pixel attack of [SYN] 5.1:
+        it moves the pixel that, moved as far as eps and the box allow, raises the linearised loss most.
 
     Returns
     -------
     AttackResult
         ``distance`` is in ``norm``; 3 queries an example. Where ``flags["zero_gradient"]``, nothing was moved.
 
-    Raises
-    ------
-    ValueError
-        An argument is not as described; the message names it.
-
     Examples
     --------
-    The pixel that matters most is nearly white: the box leaves it 0.1, and the rest of the step goes to the other.
+    The pixel that matters most is nearly white: the box leaves it 0.1, and the rest of the step goes to the other pixel.
 
     >>> import numpy as np
     >>> weights = np.array([[-2.0, 2.0], [-1.0, 1.0]])
-    >>> result = steepest_ascent(lambda x: x @ weights, np.array([[0.9, 0.3]]), eps=0.4, norm="l1", targeted=False)
-    >>> result.x_adv.round(12)  # class 1 is predicted: down with it
-    array([[0.5, 0.3]])
     >>> steepest_ascent(lambda x: x @ weights, np.array([[0.9, 0.3]]), np.array([0]), eps=0.4, norm="l1").x_adv.round(12)
     array([[1. , 0.6]])
     """
-    check_inputs(x, eps=eps, kind=norm, bounds=bounds)
+    eps, bounds = check_inputs(x, eps=eps, kind=norm, bounds=bounds, eps_per_example=True)
     if pixels is not None:
         check_count("pixels", pixels)
         if norm != "l1":
             raise ValueError(f"pixels: expected norm='l1' with a number of pixels, got norm={norm!r}")
     _, y, before = first_predictions(model, x, y, targeted=targeted)
 
-    inputs = Tensor(x, requires_grad=True)
-    loss = cross_entropy(model(inputs), y, reduction="sum")  # summed: an example's gradient is its own
-    g, flags = check_gradient(input_gradient(loss, inputs))
+    g, flags = loss_gradient(model, x, y)
     g = -g if targeted else g
-    step = maximise_linear(g, x, eps, norm, bounds) if pixels is None else _few_pixels(g, x, eps, pixels, bounds)
+    radius = eps.reshape(-1, 1) if is_array(eps) else eps
+    step = maximise_linear(g, x, radius, norm, bounds) if pixels is None else _few_pixels(g, x, radius, pixels, bounds)
     x_adv = xp_of(x).clip(x + step, *bounds)
     return make_result(model, x, x_adv, y, kind=norm, targeted=targeted, queries=2, before=before, flags=flags)
 
 
-def _few_pixels(g: Array, x: Array, eps: float, pixels: int, bounds: Bounds) -> Array:
+def _few_pixels(g: Array, x: Array, eps: float | Array, pixels: int, bounds: Bounds) -> Array:
     """Return argmax <g, d> over at most ``pixels`` non-zero d_i, each within eps / pixels and the box."""
     xp = xp_of(g)
-    step = maximise_linear(g, x, eps / pixels, "linf", bounds)  # how far each could go alone
+    step = maximise_linear(g, x, eps / pixels, "linf", bounds)  # as far as each pixel could go alone
     gains = (g * step).reshape(len(g), -1)
     rank = xp.argsort(xp.argsort(-gains, axis=1, kind="stable"), axis=1)
     return step * (rank < pixels).reshape(g.shape)

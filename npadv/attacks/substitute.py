@@ -1,20 +1,18 @@
-"""The black-box attack through a substitute: learn from the target's labels, attack what was learned, and transfer.
+"""The black-box attack through a substitute: train a student on the target's labels, attack the student, and transfer.
 
-The target, an *oracle*, gives labels and nothing else, and every label costs a query. A substitute is trained on points
-that the oracle has labelled; where to ask next, the substitute's own Jacobian says (Papernot et al. 2017, algorithm 1):
+The target, an *oracle*, returns labels and nothing else, and every label costs a query. The substitute is a *student*
+trained on points that the oracle has labelled. Its own Jacobian says where the next points are (Papernot et al. 2017,
+algorithm 1):
 
     S_{r+1} = S_r  u  {x + lambda_r sgn(J_F(x)[O(x)]) : x in S_r},    lambda_r = lambda (-1)^floor(r / tau)
 
-where O(x) is the oracle's label and J_F(x)[k] the gradient in x of F_k, the substitute's probability of class k. What is
-crafted on the substitute then often deceives the oracle, too: that is ``transfer_attack``.
+O(x) is the oracle's label, and J_F(x)[k] the gradient in x of F_k, the student's probability of class k. Examples crafted
+on the student often fool the oracle as well: see ``transfer.py``.
 
-Each round doubles the points. Two refinements, studied by Papernot, McDaniel and Goodfellow 2016, save queries: a step
-size that changes sign every ``period`` rounds (tau), and reservoir sampling: after the first ``reservoir_after`` rounds
-(sigma) only ``reservoir`` points (kappa), drawn without preference from S_r, take a step. That asks for
-n 2^sigma + kappa (rounds - sigma) labels. Where the budget has less, as many points are drawn as it has.
-
-The sign of the Jacobian is that of the log-odds' gradient, d log(F_k / (1 - F_k)) / dx = dF_k/dx / (F_k (1 - F_k)), which is
-taken instead: F_k itself is flat in floating point wherever the substitute is sure.
+Each round doubles the points. Two refinements of Papernot, McDaniel and Goodfellow 2016 save queries: the step changes its
+sign every ``period`` rounds (tau); and reservoir sampling: after the first ``reservoir_after`` rounds (sigma), only
+``reservoir`` points (kappa), drawn uniformly from S_r, take a step. This needs n 2^sigma + kappa (rounds - sigma) labels.
+Where the budget has fewer left, only as many points are drawn.
 
 References: Papernot, McDaniel, Goodfellow, Jha, Celik and Swami 2017, "Practical black-box attacks against machine
 learning"; Papernot, McDaniel and Goodfellow 2016, "Transferability in machine learning: from phenomena to black-box attacks
@@ -24,27 +22,15 @@ using adversarial samples".
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from npadv import ops
-from npadv.attacks.oracle import Archive, Labelled, Oracle, ask
-from npadv.attacks.result import (
-    AttackResult,
-    Bounds,
-    Model,
-    check_count,
-    check_first_logits,
-    check_gradient,
-    check_inputs,
-    check_logits,
-    check_positive,
-    input_gradient,
-    predict,
-)
+from npadv.attacks.checks import check_count, check_first_logits, check_flag, check_inputs, check_positive, check_rng
+from npadv.attacks.oracle import Labelled, Oracle, QueryLog
+from npadv.attacks.result import Bounds, Model, check_gradient, input_gradient, predict, records
 from npadv.autodiff import Tensor, no_record, value_of
 from npadv.backend import Array, like, to_numpy, xp_of
 from npadv.functional import check_labels
@@ -52,33 +38,29 @@ from npadv.norms import sign_step
 from npadv.train import Loss, classification_loss, fit
 
 
-@dataclass(frozen=True)
-class SubstituteResult:
-    """A substitute, and what it was learned from.
+def augment(model: Model, x: Array, labels: Any, step: float, bounds: Bounds = (0.0, 1.0)) -> Array:
+    """Return x + step * sgn(dF_k/dx), within the box, where F_k is the model's probability of each example's label k.
 
-    Attributes
-    ----------
-    student : Module
-        The substitute, trained in place.
-    x : (Q, ...)
-        The points that the student has learned from, each once, the seeds first.
-    labels : (Q,) int
-        The oracle's labels of them.
-    queries : int
-        How many labels were asked for: Q, and what a resumed run's archive holds beyond that.
-    history : list of dict
-        For each training of the student: round (0 on the seeds alone), step (with which the round's points were made; None
-        on the seeds), queries (so far), train_loss (of the last epoch), agreement (share of the points asked so far that
-        the student, when trained, gives the oracle's label), held_out_agreement (None without held-out points).
+    The log-odds of F_k are differentiated instead: d log(F_k / (1 - F_k)) / dx = dF_k/dx / (F_k (1 - F_k)) has the same
+    sign, and F_k itself rounds to a constant where the model is certain.
+
+    >>> weights = np.array([[1.0, -1.0], [-2.0, 2.0]])
+    >>> augment(lambda x: x @ weights, np.array([[0.5, 0.2]]), np.array([1]), 0.1)  # class 1: less of the first pixel
+    array([[0.4, 0.3]])
     """
+    xp = xp_of(x)
+    inputs = Tensor(x, requires_grad=True)
+    logits = model(inputs)
+    values = value_of(logits)
+    chosen = like(labels, x)[:, None] == xp.arange(values.shape[1])
+    nothing = xp.zeros_like(values)
+    own = ops.sum(ops.where(chosen, logits, nothing), axis=1)
+    others = ops.logsumexp(ops.where(chosen, nothing - float("inf"), logits), axis=1)
+    g, _ = check_gradient(input_gradient(ops.sum(own - others), inputs))
+    return sign_step(x, g if step > 0 else -g, abs(step), bounds)
 
-    student: Any
-    x: Array
-    labels: Array
-    queries: int
-    history: list[dict[str, Any]]
 
-
+@records
 def substitute(
     oracle: Oracle,
     student: Any,
@@ -107,42 +89,41 @@ def substitute(
     Parameters
     ----------
     oracle : callable
-        Maps a batch (N, ...) to labels (N,), integers that are classes of the student's. It is never asked twice about the
-        same point.
+        Maps a batch (N, ...) to labels (N,), integers that are classes of the student's. No point is queried twice.
     student : Module
-        An untrained network, which learns in place. It goes on learning from round to round; it does not begin anew.
+        An untrained network, trained in place. Each round continues its training.
     seeds : (n, ...) array
-        Examples within ``bounds`` to begin with, a few of each class.
+        The first examples, within ``bounds``: a few of each class.
     optimizer : Optimizer
         Holds the student's parameters. Its epochs are counted anew in each round.
     rng : numpy.random.Generator
-        Shuffles, draws the masks of dropout, and samples.
+        Shuffles the points, draws dropout's masks, and samples the reservoir.
     budget : int
-        The most labels to ask for, at least one for each seed; those of a resumed run's archive are among them.
+        The most labels to query, at least one for each seed; the labels of a resumed run's query log count.
     rounds : int
         How often points are added; the student is trained once more than that.
     step : float
         lambda, the size of a step in each pixel.
     period : int, optional
-        tau: the sign of the step changes after every so many rounds. By default it stays positive.
+        tau: the step changes its sign after every so many rounds. By default it stays positive.
     reservoir : int, optional
-        kappa: points that take a step in each round after the first ``reservoir_after``. By default all do.
+        kappa: the number of points that take a step in each round after the first ``reservoir_after``. By default all do.
     reservoir_after : int
-        sigma: rounds in which all points take a step.
+        sigma: the number of rounds in which all points take a step.
     epochs, batch_size, loss, progress
-        Of each training: see :func:`npadv.train.fit`.
+        For each training: see :func:`npadv.train.fit`.
     bounds : (low, high)
-        The box, in which new points are put.
+        The box. New points are clipped to it.
     held_out : (points, labels), optional
-        Points, and the oracle's labels of them, to measure agreement on. They are the evaluation's, not the attacker's: not
-        asked here, not learned from, not counted.
+        Points to measure agreement on, and the oracle's labels of them. They serve the evaluation, not the attack: they are
+        not queried, not trained on and not counted.
     at_once : int
-        Points the oracle is asked about in a call, and the student's gradient is taken of.
+        The number of points in a call of the oracle, and in a batch for the student's gradient.
     checkpoint : path, optional
-        An archive of all points asked and their labels, written after each call of the oracle.
+        The query log: a file of all points queried and their labels, written after each call of the oracle.
     resume : bool
-        Begin with what the archive holds, if there is one: what was asked is not asked again. With arguments, student,
-        optimizer and generator as they were before, the run takes the same way and ends where it would have.
+        Begin with the labels in the query log, if there is one; its points are not queried again. With the same arguments,
+        student, optimizer and generator, the run takes the same steps and ends with the same result.
 
     Returns
     -------
@@ -151,18 +132,18 @@ def substitute(
     Raises
     ------
     ValueError
-        An argument is not as described, the oracle gives something other than labels, or the archive is another run's.
+        An argument is not as described, the oracle does not return labels, or the query log is another run's.
     FileExistsError
-        There is an archive, and ``resume`` is false.
+        The query log exists, and ``resume`` is false.
     KeyboardInterrupt
-        After Ctrl-C. A call of the oracle is waited for and its labels are archived first; a second Ctrl-C is immediate.
+        After Ctrl-C. A running call of the oracle ends first and its labels are saved; a second Ctrl-C is immediate.
 
     Examples
     --------
-    An oracle that tells whether a point lies within a circle, and a small network as its student:
+    The oracle says whether a point lies within a circle; the student is a small network:
 
     >>> from npadv import nn
-    >>> from npadv.attacks import fgsm
+    >>> from npadv.attacks import fgsm, transfer_attack
     >>> from npadv.optim import SGD
     >>> rng = np.random.default_rng(0)
     >>> oracle = lambda x: ((x**2).sum(axis=1) < 0.7).astype(int)
@@ -174,162 +155,104 @@ def substitute(
     >>> transfer_attack(student, oracle, fgsm, np.array([[0.5, 0.6]]), eps=0.1).success
     array([ True])
     """
-    _check_points("seeds", seeds, bounds)
+    bounds = _check_points("seeds", seeds, bounds)
+    step = check_positive("step", step)
+    check_flag("resume", resume)
     _check_settings(
-        rng, budget, rounds, step, period, reservoir,
+        rng, budget, rounds, period, reservoir,
         reservoir_after=reservoir_after, epochs=epochs, batch_size=batch_size, at_once=at_once,
     )  # fmt: skip
     with no_record():
         classes = check_first_logits(student(seeds[:at_once]), len(seeds[:at_once])).shape[1]
     held = _check_held_out(held_out, seeds, classes, bounds)
-    archive = Archive(oracle, seeds, classes, budget, at_once, checkpoint)
-    archive.open(resume)
-    archive.add(seeds)
+    log = QueryLog(oracle, seeds, classes, budget, at_once, checkpoint)
+    log.open(resume)
+    log.add(seeds)
 
     history: list[dict[str, Any]] = []
-    signed: float | None = None
+    signed_step: float | None = None
     for r in range(rounds + 1):
-        data: Any = archive.data()
+        data: Any = log.data()
         options: dict[str, Any] = {"label": f"round {r}/{rounds}, epoch", "progress": progress}
         rows = fit(student, loss, data, optimizer=optimizer, epochs=epochs, rng=rng, batch_size=batch_size, **options)
         history.append(
             {
                 "round": r,
-                "step": signed,
+                "step": signed_step,
                 "queries": len(data),
                 "train_loss": rows[-1]["train_loss"],
                 "agreement": _agreement(student, data, seeds, at_once),
                 "held_out_agreement": None if held is None else _agreement(student, held, seeds, at_once),
             }
         )
-        if r == rounds or archive.left() == 0:
+        if r == rounds or log.left() == 0:
             break
-        signed = step * (-1) ** (r // period if period else 0)
-        chosen = _drawn(len(data), archive.left(), reservoir if r >= reservoir_after else None, rng)
+        signed_step = step * (-1) ** (r // period if period else 0)
+        chosen = _sample(len(data), log.left(), reservoir if r >= reservoir_after else None, rng)
         for i in range(0, len(chosen), at_once):
-            some = chosen[i : i + at_once]
-            archive.add(augment(student, like(data.images[some], seeds), data.labels[some], signed, bounds))
-    return SubstituteResult(student, like(data.images, seeds), like(data.labels, seeds), archive.queries, history)
+            part = chosen[i : i + at_once]
+            log.add(augment(student, like(data.images[part], seeds), data.labels[part], signed_step, bounds))
+    return SubstituteResult(student, like(data.images, seeds), like(data.labels, seeds), log.queries, history)
 
 
-def _drawn(n: int, left: int, reservoir: int | None, rng: np.random.Generator) -> np.ndarray:
-    """Return which of n points take a step: all, or, where the reservoir or the budget is smaller, as many, drawn."""
+@dataclass(frozen=True)
+class SubstituteResult:
+    """A substitute, and the labelled points it was trained on.
+
+    Attributes
+    ----------
+    student : Module
+        The substitute, trained in place.
+    x : (Q, ...)
+        The points it was trained on, without repetitions, the seeds first.
+    labels : (Q,) int
+        The oracle's labels of them.
+    queries : int
+        The number of labels queried: Q, and those of a resumed run's query log that this run did not use.
+    history : list of dict
+        One for each training of the student: round (0 on the seeds alone), step (with which the round's points were made;
+        None for the seeds), queries (so far), train_loss (of the last epoch), agreement (the share of points so far to
+        which the trained student gives the oracle's label), held_out_agreement (None without held-out points).
+    """
+
+    student: Any
+    x: Array
+    labels: Array
+    queries: int
+    history: list[dict[str, Any]]
+
+
+def _sample(n: int, left: int, reservoir: int | None, rng: np.random.Generator) -> np.ndarray:
+    """Return the indices of the points that take a step: all n, or a sample as large as the reservoir and the budget allow."""
     wanted = min(n, left, n if reservoir is None else reservoir)
     return np.arange(n) if wanted == n else np.sort(rng.choice(n, wanted, replace=False))
 
 
-def augment(model: Model, x: Array, labels: Any, step: float, bounds: Bounds = (0.0, 1.0)) -> Array:
-    """Return x + step * sgn(dF_k/dx), within the box, F_k being the model's probability of the label k of each example.
-
-    >>> weights = np.array([[1.0, -1.0], [-2.0, 2.0]])
-    >>> augment(lambda x: x @ weights, np.array([[0.5, 0.2]]), np.array([1]), 0.1)  # class 1: less of the first pixel
-    array([[0.4, 0.3]])
-    """
-    xp = xp_of(x)
-    inputs = Tensor(x, requires_grad=True)
-    logits = model(inputs)
-    values = value_of(logits)
-    chosen = like(labels, x)[:, None] == xp.arange(values.shape[1])
-    nothing = xp.zeros_like(values)
-    own = ops.sum(ops.where(chosen, logits, nothing), axis=1)
-    others = ops.logsumexp(ops.where(chosen, nothing - float("inf"), logits), axis=1)
-    g, _ = check_gradient(input_gradient(ops.sum(own - others), inputs))
-    return sign_step(x, g if step > 0 else -g, abs(step), bounds)
-
-
-def transfer_attack(
-    student: Model,
-    oracle: Oracle,
-    attack: Callable[..., AttackResult],
-    x: Array,
-    y: Any = None,
-    *,
-    targeted: bool = False,
-    **options: Any,
-) -> AttackResult:
-    """Craft adversarial examples on a substitute, and ask the oracle what it takes them for.
-
-    Parameters
-    ----------
-    student : callable
-        The model to craft on: maps a batch (N, ...) to logits (N, K).
-    oracle : callable
-        The model to deceive: maps a batch (N, ...) to labels (N,).
-    attack : callable
-        Any of this package's, called as ``attack(student, x, y, targeted=targeted, **options)``.
-    x : (N, ...) array
-        Examples.
-    y : (N,) integers, optional
-        The true classes, or the targets; by default the oracle's own labels of x.
-
-    Returns
-    -------
-    AttackResult
-        ``success`` and ``prediction`` are the oracle's, and so is ``flags["already_wrong"]``; ``queries`` are those of the
-        oracle, 2 an example: one before the attack, one after. ``flags["student_deceived"]`` is the success on the student.
-
-    Raises
-    ------
-    ValueError
-        The oracle gives something other than labels, a target is missing, or the attack refuses its arguments.
-
-    Examples
-    --------
-    >>> from npadv.attacks import fgsm
-    >>> oracle = lambda x: (x.sum(axis=1) > 1).astype(int)
-    >>> student = lambda x: x @ np.array([[-1.0, 1.0], [-2.0, 2.0]])
-    >>> result = transfer_attack(student, oracle, fgsm, np.array([[0.5, 0.6]]), eps=0.1)
-    >>> result.success, result.x_adv
-    (array([ True]), array([[0.4, 0.5]]))
-    """
-    if y is None and targeted:
-        raise ValueError("y: a targeted attack needs the target classes, got None")
-    check_inputs(x, bounds=options.get("bounds", (0.0, 1.0)))
-    with no_record():
-        classes = check_logits(student(x[:1]), 1).shape[1]
-    before = like(to_numpy(ask(oracle, x, classes)), x)
-    y = before if y is None else like(check_labels(y, classes, len(x), name="y"), x)
-    crafted = attack(student, x, y, targeted=targeted, **options)
-    after = like(to_numpy(ask(oracle, crafted.x_adv, classes)), x)
-    return AttackResult(
-        x_adv=crafted.x_adv,
-        success=after == y if targeted else after != y,
-        distance=crafted.distance,
-        queries=xp_of(x).zeros(len(x), dtype=int) + 2,
-        prediction=after,
-        flags={
-            **crafted.flags,
-            "already_wrong": before == y if targeted else before != y,
-            "student_deceived": crafted.success,
-        },
-    )
-
-
-# Measures and checks -------------------------------------------------------------------------------------------------
-
-
 def _agreement(student: Model, data: Labelled, reference: Array, at_once: int) -> float:
+    """Return the share of points to which the student, on the device of ``reference``, gives the oracle's label."""
     parts = (slice(i, i + at_once) for i in range(0, len(data), at_once))
     same = (to_numpy(predict(student, like(data.images[p], reference))) == data.labels[p] for p in parts)
     return float(np.concatenate(list(same)).mean())
 
 
-def _check_points(name: str, x: Any, bounds: Bounds) -> None:
+# Checks ---------------------------------------------------------------------------------------------------------------
+
+
+def _check_points(name: str, x: Any, bounds: Any) -> Bounds:
+    """Check points as an attack checks its examples; return the box."""
     try:
-        check_inputs(x, bounds=bounds)
-    except ValueError as error:
+        return check_inputs(x, bounds=bounds)[1]
+    except ValueError as error:  # it names x
         message = str(error)
         raise ValueError(name + message[1:] if message.startswith("x:") else message) from error
 
 
 def _check_settings(
-    rng: Any, budget: int, rounds: int, step: float, period: int | None, reservoir: int | None, **counts: int
+    rng: Any, budget: int, rounds: int, period: int | None, reservoir: int | None, **counts: int
 ) -> None:
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")
+    check_rng(rng)
     check_count("budget", budget)
     check_count("rounds", rounds, least=0)
-    check_positive("step", step)
     for name, value in (("period", period), ("reservoir", reservoir)):
         if value is not None:
             check_count(name, value)

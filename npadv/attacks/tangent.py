@@ -1,10 +1,10 @@
-"""Steepest ascent within the tangent plane of the data: the worst change that still looks like data.
+"""Steepest ascent within the tangent plane of the data: the worst change, to first order, that keeps to the data's manifold.
 
     Delta = argmax <grad_x J(x, y), Delta>  over  Delta in span B_x, ||Delta||_2 <= r  =  r * P g / ||P g||_2    [SYN] eq. 13
 
-P is the orthogonal projection onto the span of B_x, a basis of the directions in which the data's manifold runs at x, such as
-those of an autoencoder's Jacobian or of small shifts and rotations. Whoever trains against it teaches the network what the
-manifold tangent classifier knows.
+P is the orthogonal projection onto the span of B_x, a basis of the directions in which the data's manifold runs at x: for
+example the Jacobian of an autoencoder, or small shifts and rotations. Training against this attack teaches a network the
+same invariance as the manifold tangent classifier.
 
 Reference: Shaham, Yamada and Negahban, "Understanding Adversarial Training" [SYN], section 4, after Rifai et al. 2011.
 """
@@ -16,27 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.result import (
-    AttackResult,
-    Bounds,
-    Model,
-    check_gradient,
-    check_inputs,
-    first_predictions,
-    input_gradient,
-    make_result,
-)
-from npadv.autodiff import Tensor
+from npadv.attacks.checks import check_inputs
+from npadv.attacks.result import AttackResult, Bounds, Model, first_predictions, loss_gradient, make_result, records
 from npadv.backend import Array, is_array, like, to_numpy, xp_of
-from npadv.functional import cross_entropy
 from npadv.norms import steepest_ascent_direction
 
 
 @dataclass(frozen=True)
 class TangentResult(AttackResult):
-    """An attack's result, and how much of the gradient lay in the tangent plane.
+    """The result of the attack, and the part of the gradient that lay in the tangent plane.
 
-    ``flags["left_plane"]``: the box clipped the step, which then is no longer in the plane.
+    ``flags["left_plane"]``: the box clipped the step, so that it is no longer in the plane.
 
     Attributes
     ----------
@@ -47,13 +37,14 @@ class TangentResult(AttackResult):
     share: Array
 
 
+@records
 def tangent(
     model: Model,
     x: Array,
     y: Any = None,
     *,
     basis: Array,
-    eps: float,
+    eps: float | Array,
     targeted: bool = False,
     bounds: Bounds = (0.0, 1.0),
 ) -> TangentResult:
@@ -61,35 +52,22 @@ def tangent(
 
     Parameters
     ----------
-    model : callable
-        Maps a batch (N, ...) to logits (N, K), recorded by the tape.
-    x : (N, ...) array
-        Examples within ``bounds``.
-    y : (N,) integers, optional
-        The true classes, or the targets; by default the model's own predictions, so that no label leaks.
-    basis : (N, m, ...) array, or (m, ...) for all examples alike
-        Directions that span the plane: of x's shape each, not necessarily orthogonal, of any length or independent.
-    eps : float
-        Length of the step in l2, in units of x.
-    targeted : bool
-        Raise log p(y) instead: y are the classes to reach.
-    bounds : (low, high)
-        The box; the step is clipped to it.
+    model, x, y, targeted, bounds : see npadv.attacks
+    basis : (N, m, ...) array, or (m, ...) for all examples
+        Directions that span the plane, each of the shape of one example. They need not be orthogonal, of length 1 or
+        linearly independent.
+    eps : float, or (N,) array
+        Length of the step in l2, in units of x. The step is then clipped to the box.
 
     Returns
     -------
     TangentResult
-        ``distance`` is in l2; 3 queries an example. ``flags["zero_gradient"]``: nothing of the gradient lay in the plane,
+        ``distance`` is in l2; 3 queries an example. ``flags["zero_gradient"]``: no part of the gradient lay in the plane,
         and nothing was moved.
-
-    Raises
-    ------
-    ValueError
-        An argument is not as described; the message names it.
 
     Examples
     --------
-    The gradient points right and up, the data run along the first axis:
+    The gradient points along the diagonal, the data lie along the first axis:
 
     >>> weights = np.array([[1.0, -1.0], [1.0, -1.0]])
     >>> result = tangent(
@@ -98,24 +76,17 @@ def tangent(
     >>> result.x_adv.round(12), result.share.round(3)
     (array([[0.7, 0.5]]), array([0.707]))
     """
-    check_inputs(x, eps=eps, kind="l2", bounds=bounds)
+    eps, bounds = check_inputs(x, eps=eps, kind="l2", bounds=bounds, eps_per_example=True)
     directions = _orthonormal(basis, x)
     _, y, before = first_predictions(model, x, y, targeted=targeted)
     xp = xp_of(x)
 
-    inputs = Tensor(x, requires_grad=True)
-    loss = cross_entropy(model(inputs), y, reduction="sum")  # summed: an example's gradient is its own
-    g, flags = check_gradient(input_gradient(loss, inputs))
-    # Made unit first, so that what is left of it is small only where the plane has no part in it.
-    unit = steepest_ascent_direction(-g if targeted else g, "l2").reshape(len(x), 1, -1)
-    coordinates = (directions * unit).sum(axis=2, keepdims=True)
-    share = xp.sqrt((coordinates * coordinates).sum(axis=(1, 2)))
-    none = share <= 100 * np.finfo(x.dtype).eps  # rounding's part in it
-    projected = (directions * coordinates).sum(axis=1) / xp.where(none, 1, share)[:, None]
-    step = (projected * ~none[:, None]).reshape(x.shape).astype(x.dtype)
-
-    moved = x + x.dtype.type(eps) * step
+    g, flags = loss_gradient(model, x, y)
+    step, share = _project_unit(-g if targeted else g, directions)
+    none = share == 0
+    moved = x + eps * step
     x_adv = xp.clip(moved, *bounds)
+
     left = (x_adv != moved).reshape(len(x), -1).any(axis=1)
     result = make_result(
         model,
@@ -128,11 +99,24 @@ def tangent(
         before=before,
         flags={**flags, "zero_gradient": none, "left_plane": left},
     )
-    return TangentResult(**vars(result), share=xp.where(none, 0, share).astype(x.dtype))
+    return TangentResult(**vars(result), share=share)
+
+
+def _project_unit(g: Array, directions: Array) -> tuple[Array, Array]:
+    """Return P g / ||P g||_2 and ||P g||_2 / ||g||_2 for orthonormal directions, 0 where only rounding lies in the plane."""
+    xp = xp_of(g)
+    # Scaled to length 1 first: P g is then small only where little of g lies in the plane.
+    unit = steepest_ascent_direction(g, "l2").reshape(len(g), 1, -1)
+    coordinates = (directions * unit).sum(axis=2, keepdims=True)
+    share = xp.sqrt((coordinates * coordinates).sum(axis=(1, 2)))
+    none = share <= 100 * np.finfo(g.dtype).eps
+    projected = (directions * coordinates).sum(axis=1) / xp.where(none, 1, share)[:, None]
+    step = (projected * ~none[:, None]).reshape(g.shape).astype(g.dtype)
+    return step, xp.where(none, 0, share).astype(g.dtype)
 
 
 def _orthonormal(basis: Any, x: Array) -> Array:
-    """Return orthonormal directions (N or 1, m, d) of the same span, in x's dtype; zeros stand for what was dependent."""
+    """Return orthonormal directions (N or 1, m, d) of the same span, in x's dtype; zeros stand for dependent directions."""
     if not is_array(basis):
         raise ValueError(f"basis: expected a NumPy or CuPy array, got {type(basis).__name__}")
     shared, own = basis.shape[1:] == x.shape[1:], basis.shape[:1] + basis.shape[2:] == x.shape

@@ -53,14 +53,15 @@ def unused_gradient(w: Tensor, k: int, unused: str) -> Array:
 def check_unchanged(node: Tensor) -> None:
     """Raise a RuntimeError if a result, or one of its arguments, was changed in place after it was recorded."""
     order = node._order
-    changed = node._version[0] > order
-    for a in node._args:
-        if isinstance(a, Tensor) and a._version[0] > order:
-            changed = True
-    if changed:
-        shapes = [a.shape for a in node._args if isinstance(a, Tensor)]
-        raise RuntimeError(
-            f"grad: an argument of {node._operation.name} (recorded with shapes {shapes}), or its result, was changed in "  # type: ignore[union-attr]
-            "place after it was recorded; its gradient can no longer be computed. Take the gradient before the change, or "
-            "recompute"
-        )
+    if node._version[0] <= order:
+        for a in node._args:
+            if isinstance(a, Tensor) and a._version[0] > order:
+                break
+        else:
+            return
+    name = node._operation.name  # type: ignore[union-attr]
+    shapes = [a.shape for a in node._args if isinstance(a, Tensor)]
+    raise RuntimeError(
+        f"grad: an argument of {name} (recorded with shapes {shapes}), or its result, was changed in place after it was "
+        "recorded; its gradient can no longer be computed. Take the gradient before the change, or recompute"
+    )

@@ -10,9 +10,11 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
+
 from npadv.autodiff.checks import check_targets, check_unchanged, checked_cotangent, unused_gradient
 from npadv.autodiff.primitive import recording
-from npadv.autodiff.tensor import Tensor
+from npadv.autodiff.tensor import Tensor, value_of
 from npadv.backend import Array, xp_of
 
 
@@ -59,6 +61,7 @@ def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = Fal
     with recording(create_graph):  # even inside no_record(): otherwise a second derivative would silently be 0
         cotangents = _backward_pass(y, g, targets, create_graph)
         gradients = [_finished(cotangents.get(w), w, k, create_graph, unused) for k, w in enumerate(targets)]
+        gradients = _in_own_memory(gradients, g)
     return gradients[0] if isinstance(wrt, Tensor) else gradients
 
 
@@ -119,6 +122,38 @@ def _finished(g: Any, w: Tensor, k: int, create_graph: bool, unused: str) -> Any
         g = g if isinstance(g, Tensor) else Tensor(g)
         return g if g.dtype == w.dtype else g.astype(w.dtype)
     return as_gradient(g.data if isinstance(g, Tensor) else g, w.data)
+
+
+def _in_own_memory(gradients: list[Any], cotangent: Any) -> list[Any]:
+    """Return gradients that belong to the caller: writable, and none shares memory with another or with the cotangent.
+
+    A rule may return the cotangent itself (``a + b`` does, twice), a view of it or a broadcast array.
+    """
+    owned = []
+    taken = {_base(cotangent)}
+    for g in gradients:
+        base = _base(g)
+        if base in taken or not _is_plain(value_of(g)):
+            g = g.astype(g.dtype)  # a copy; of a Tensor, a recorded one
+            base = _base(g)
+        taken.add(base)
+        owned.append(g)
+    return owned
+
+
+def _base(g: Any) -> int:
+    """Return the identity of the array whose memory an array or a Tensor uses."""
+    base = value_of(g)
+    while getattr(base, "base", None) is not None:
+        base = base.base
+    return id(base)
+
+
+def _is_plain(g: Array) -> bool:
+    """Whether an array can be written to, each element in memory of its own."""
+    if type(g) is np.ndarray and not g.flags.writeable:
+        return False
+    return 0 not in g.strides or g.size <= 1 or all(s or n == 1 for s, n in zip(g.strides, g.shape, strict=True))
 
 
 def as_gradient(g: Array, x: Array) -> Array:

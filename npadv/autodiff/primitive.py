@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from npadv.autodiff.tensor import Tensor, as_array, tick
-from npadv.backend import Array
+from npadv.autodiff.tensor import Tensor, as_array, tick, value_of
+from npadv.backend import Array, is_array, xp_of
 
 Rule = Callable[..., Any]
 
@@ -46,9 +46,11 @@ class Operation:
 def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Make a function of arrays into a primitive: on Tensors it is recorded, on plain arrays it runs as it is.
 
-    Positional arguments may be Tensors and are differentiated; keyword arguments are settings and are not.
-    The function must not keep or change its arguments in place. Its name is its key in ``PRIMITIVES``; a second primitive
-    of the same name replaces the first, as when a notebook's cell is run again.
+    Positional arguments may be Tensors and are differentiated; keyword arguments are settings and are not. The function
+    must not keep its arguments or change them in place. Nor may a plain array among them be changed in place before the
+    gradient is taken: the record keeps the array itself, which has no version to compare as a Tensor has. The primitive's
+    name is its key in ``PRIMITIVES``; a second primitive of the same name replaces the first, as when a notebook's cell is
+    run again.
 
     >>> import npadv
     >>> @npadv.primitive
@@ -77,6 +79,8 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
                 values.append(a.data)
                 if a.requires_grad:
                     recorded = True
+            elif type(a) is list and _is_of_numbers(a):
+                return apply(*_lists_as_arrays(args), **kwargs)
             else:
                 values.append(a)
         recorded = recorded and _recording.get()
@@ -89,7 +93,7 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
         y = Tensor.__new__(Tensor)
         y.data = value = value if type(value) is np.ndarray else as_array(value)
         y.grad = None
-        y.requires_grad = recorded
+        y.requires_grad = recorded = recorded and value.dtype.kind == "f"  # integers and booleans have no gradient
         y._order = tick()
         y._version = [0] if value.base is None else _version_of(value.base, args)
         if recorded:
@@ -101,6 +105,17 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
     apply.operation = operation  # type: ignore[attr-defined]
     PRIMITIVES[operation.name] = operation
     return apply
+
+
+def _lists_as_arrays(args: tuple[Any, ...]) -> list[Any]:
+    """Return the arguments with arrays in the place of lists of numbers: a record must not change when a list does."""
+    xp = xp_of(*map(value_of, args))
+    return [xp.asarray(a) if type(a) is list and _is_of_numbers(a) else a for a in args]
+
+
+def _is_of_numbers(a: list[Any]) -> bool:
+    """Whether a list is an operand, and no collection of arrays, which some primitives take as a constant."""
+    return not any(is_array(x) and not isinstance(x, np.generic) for x in a)
 
 
 def _version_of(base: Array, args: tuple[Any, ...]) -> list[int]:

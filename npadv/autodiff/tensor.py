@@ -14,8 +14,10 @@ records and ``gradient.py`` walks along them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -69,7 +71,6 @@ class Tensor(Operators):
         "grad",
         "requires_grad",
     )
-    __array_ufunc__ = None  # numpy.ndarray + Tensor defers to Tensor.__radd__
 
     data: Array
     grad: Array | None
@@ -84,7 +85,10 @@ class Tensor(Operators):
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
             raise TypeError("Tensor(data): data is a Tensor already; use .detach() for its values without its history")
+        given = data
         self.data = data = as_array(data)
+        if data.dtype.kind not in "fiubc":
+            raise TypeError(f"Tensor(data): expected numbers, got {data.dtype} from {type(given).__name__}")
         if requires_grad and data.dtype.kind != "f":
             raise ValueError(f"Tensor(requires_grad=True): expected a floating-point dtype, got {data.dtype}")
         self.requires_grad = requires_grad
@@ -124,12 +128,13 @@ class Tensor(Operators):
         self._version[0] = tick()
 
     def __setitem__(self, index: Any, value: Any) -> None:
+        value = _without_history(value, "tensor[index] = value")
         self.mark_changed()
-        self.data[plain_index(index)] = plain_index(value)
+        self.data[plain_index(index)] = value
 
     def assign(self, value: Any) -> None:
         """Copy ``value`` into ``data`` in place (shapes must agree) and mark the change."""
-        value = plain_index(value)
+        value = _without_history(value, "assign(value)")
         if shape_of(value) != self.shape:
             raise ValueError(f"assign(value): expected shape {self.shape}, got {shape_of(value)}")
         self.mark_changed()
@@ -140,6 +145,21 @@ class Tensor(Operators):
         self.mark_changed()
         self.data = to_device(self.data, device)
         return self
+
+    def __copy__(self) -> Self:
+        from npadv.autodiff.copies import shallow_copy
+
+        return shallow_copy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        from npadv.autodiff.copies import deep_copy
+
+        return deep_copy(self, memo)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from npadv.autodiff.copies import pickled
+
+        return pickled(self)
 
     # The array's own attributes -------------------------------------------------------------------------------------
 
@@ -171,6 +191,7 @@ class Tensor(Operators):
         return f"Tensor({body}, dtype={self.dtype}{', requires_grad=True' if self.requires_grad else ''})"
 
     def __bool__(self) -> bool:
+        note_read("bool(tensor)")
         return bool(self.data)
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -178,10 +199,12 @@ class Tensor(Operators):
 
     def item(self) -> float:
         """Return the only element as a Python number."""
+        note_read("tensor.item()")
         return self.data.item()
 
     def numpy(self) -> np.ndarray:
         """Return the values as a NumPy array on the host."""
+        note_read("tensor.numpy()")
         return to_numpy(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -206,3 +229,34 @@ def value_of(x: Any) -> Any:
 def plain_index(x: Any) -> Any:
     """Return an index, or a value, with the Tensors in it replaced by their arrays."""
     return tuple(map(value_of, x)) if isinstance(x, tuple) else value_of(x)
+
+
+_reads: ContextVar[list[str] | None] = ContextVar("reads", default=None)
+
+
+@contextmanager
+def watch_reads() -> Iterator[list[str]]:
+    """Collect the calls that read a value from a tensor within a ``with`` block, in this thread or task."""
+    reads: list[str] = []
+    token = _reads.set(reads)
+    try:
+        yield reads
+    finally:
+        _reads.reset(token)
+
+
+def note_read(call: str) -> None:
+    """Note that a call reads a value from a tensor."""
+    reads = _reads.get()
+    if reads is not None:
+        reads.append(call)
+
+
+def _without_history(value: Any, where: str) -> Any:
+    """Return a value to copy into a tensor's memory; a recorded one would lose its history there."""
+    if isinstance(value, Tensor) and value._operation is not None and value.requires_grad:
+        raise TypeError(
+            f"{where}: the value was recorded, and its history would be lost; build a new tensor with where(...) or "
+            "concatenate(...), or pass value.detach() if only its values are meant"
+        )
+    return plain_index(value)

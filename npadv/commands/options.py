@@ -84,7 +84,9 @@ def options_of(
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or name in without:
             continue
-        kinds = [kind for kind in get_args(parameter.annotation) or (parameter.annotation,) if kind is not type(None)]
+        kinds = [
+            kind for kind in get_args(parameter.annotation) or (parameter.annotation,) if kind not in (type(None), Any)
+        ]
         if len(kinds) != 1 or kinds[0] not in (float, int, str, bool):
             raise TypeError(
                 f"{function.__name__}: {name}: expected a number, a text or a bool, got {parameter.annotation}"

@@ -61,6 +61,7 @@ def adversarial_training(
         raise ValueError(f"eps: expected a finite number of at least 0, got {eps!r}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha: expected a weight in [0, 1], got {alpha!r}")
+    alpha, bounds = float(alpha), bounds and (float(bounds[0]), float(bounds[1]))  # NumPy's would change the precision
 
     def loss(model: Any, x: Any, y: Any, *, rng: np.random.Generator) -> Any:
         inputs = Tensor(x, requires_grad=True)

@@ -1,9 +1,11 @@
-"""How far each example is from being misclassified: the distribution of smallest perturbations.
+"""The distance from each example to being misclassified: the distribution of smallest perturbations.
 
-A curve of accuracy needs a grid of budgets; the distances of the examples give the whole of it at once: the share of
-examples that are broken within r is the distances' empirical distribution function. An example that is misclassified as it
-is has distance 0, and one that the attack could not break has distance infinity, so that nobody is left out of the count.
-Every distance is an upper bound: a better attack might find a nearer point.
+    distance(x) = min ||eta||    with    f(x + eta) != y
+
+A curve of accuracy needs a grid of budgets. The distances of all examples give the whole curve at once: the share of
+examples that are broken within r is the empirical distribution function of the distances at r. An example that is
+misclassified without a perturbation has distance 0, and an example that the attack does not break has distance infinity, so
+that every example counts. Each distance is an upper bound: a better attack may find a nearer point.
 """
 
 from __future__ import annotations
@@ -15,99 +17,32 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.result import Model, check_count
+from npadv.attacks.checks import check_count, check_share
+from npadv.attacks.result import Model
 from npadv.backend import Array, like
-from npadv.evaluation.batchwise import Attack, check_budgets, check_examples, classify, craft, in_batches
+from npadv.evaluation.batchwise import Attack, as_numbers, check_budgets, check_examples, classify, craft, in_batches
 from npadv.evaluation.rates import Rate
-
-
-@dataclass(frozen=True, eq=False)
-class Distances:
-    """How far N examples are from what fools the model.
-
-    Attributes
-    ----------
-    distance : (N,)
-        In the attack's norm: 0 for an example that is misclassified already, infinity for one that was not broken.
-
-    Examples
-    --------
-    >>> found = Distances(np.array([0.3, 0.0, 0.1, np.inf]))
-    >>> found.median, float(found.within(0.2).rate)
-    (0.1, 0.5)
-    """
-
-    distance: np.ndarray
-
-    def __post_init__(self) -> None:
-        d = self.distance
-        if not isinstance(d, np.ndarray) or d.ndim != 1 or not d.size or d.dtype.kind != "f" or not (d >= 0).all():
-            raise ValueError(f"distance: expected numbers (N,) of at least 0, infinity for a failure, got {d!r}")
-
-    def quantile(self, q: float) -> float:
-        """Return the smallest distance within which at least the share q of the examples is broken.
-
-        It is one of the distances: between a number and infinity there is nothing to interpolate.
-        """
-        if not 0 <= q <= 1:
-            raise ValueError(f"q: expected a share from 0 to 1, got {q!r}")
-        rank = math.ceil(q * len(self.distance) * (1 - 1e-12))  # 0.07 * 100 is a little more than 7
-        return float(np.sort(self.distance)[max(rank, 1) - 1])
-
-    @property
-    def median(self) -> float:
-        """The smallest distance within which half of the examples are broken."""
-        return self.quantile(0.5)
-
-    def within(self, r: Any) -> Rate:
-        """Return how many examples are broken within each distance r (a number, or an array of any shape)."""
-        radii = np.asarray(r, dtype=np.float64)
-        if not (radii >= 0).all():
-            raise ValueError(f"r: expected distances of at least 0, got {r!r}")
-        hits = np.searchsorted(np.sort(self.distance[np.isfinite(self.distance)]), radii, side="right")
-        return Rate(hits, np.full(radii.shape, len(self.distance)))
-
-    def cdf(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the steps of the empirical distribution function: the finite distances in order, the share within each."""
-        radii = np.unique(self.distance[np.isfinite(self.distance)])
-        return radii, self.within(radii).rate
 
 
 def minimal_distances(
     model: Model, x: Array, y: Any, *, attack: Attack, batch_size: int = 500, progress: bool | None = None
 ) -> Distances:
-    """Look for the smallest perturbation of each example with an attack that minimises it.
+    """Measure the distance of each example with an attack that minimises the perturbation.
 
     Parameters
     ----------
-    model : callable
-        From a batch (N, ...) to logits (N, K), recorded by the tape.
-    x : (N, ...) array
-        Examples, within the attack's box.
-    y : (N,) integers
-        The true classes.
+    model, x, y, batch_size, progress : see npadv.evaluation
     attack : callable
-        ``attack(model, x, y)`` gives an AttackResult: ``linearized``, ``carlini_wagner``, ``jsma`` or ``lbfgs``, untargeted.
-    batch_size : int
-        Examples at a time, which bounds the memory.
-    progress : bool, optional
-        Draw a bar; by default on a terminal.
+        ``attack(model, x, y)`` returns an AttackResult: ``linearized``, ``carlini_wagner``, ``jsma`` or ``lbfgs``, untargeted.
 
     Returns
     -------
     Distances
-        In the attack's norm; pixels for ``jsma``.
-
-    Raises
-    ------
-    ValueError
-        An argument is not as described; the message names it.
-    Interrupted
-        On Ctrl-C, with the distances of the examples that were finished.
+        In the attack's norm; in pixels for ``jsma``.
 
     Examples
     --------
-    The boundary is the line x_0 = x_1, and the linearised model is the model:
+    The boundary is the line x_0 = x_1, and the model is linear, so that the linearised attack is exact:
 
     >>> from npadv.attacks import linearized
     >>> x, y = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.3]]), np.array([0, 0, 0])
@@ -135,35 +70,27 @@ def minimal_eps(
     batch_size: int = 500,
     progress: bool | None = None,
 ) -> Distances:
-    """Look for the smallest budget with which an attack breaks each example.
+    """Measure the smallest budget with which an attack breaks each example.
 
-    The budgets are tried in order; where an example breaks first, the way back to the budget before is halved again and
-    again. So only one change from right to wrong is assumed, between two neighbouring budgets, and an attack that breaks an
-    example with little and overshoots with much is given credit for the little.
+    The budgets are tried in increasing order. Once an example is broken, the interval between this budget and the one
+    before is bisected. So within that interval the attack is assumed to succeed from one budget on, and an attack that
+    breaks an example with a small budget and overshoots with a large one is credited with the small one.
 
     Parameters
     ----------
-    model, x, y, batch_size, progress
-        As in ``minimal_distances``.
+    model, x, y, batch_size, progress : see npadv.evaluation
     attack : callable
-        ``attack(model, x, y, eps=eps)`` gives an AttackResult: ``fgsm``, ``pgd`` or another within a radius.
+        ``attack(model, x, y, eps=eps)`` returns an AttackResult: ``fgsm``, ``pgd`` or another attack within a radius.
     eps : (E,) increasing numbers
-        The budgets to try. An example that none of them breaks is at infinity.
+        The budgets to try. An example that none of them breaks has distance infinity.
     halvings : int
-        How often to halve the interval: with 6, a budget is known to a 64th of the grid. 0 for the grid alone.
+        The number of bisections: with 6, a budget is known to a 64th of the grid's spacing. 0 for the grid alone.
 
     Returns
     -------
     Distances
-        Budgets with which the attack succeeded, in its norm. The examples of a batch that share a budget are attacked
-        together: the work is at most E + halvings attacks an example.
-
-    Raises
-    ------
-    ValueError
-        An argument is not as described; the message names it.
-    Interrupted
-        On Ctrl-C, with the distances of the examples that were finished.
+        Budgets with which the attack succeeds, in its norm. The examples of a batch that share a budget are attacked
+        together; no example is attacked more than E + halvings times.
 
     Examples
     --------
@@ -177,27 +104,78 @@ def minimal_eps(
     budgets = budgets[budgets > 0]
 
     def broken(part: slice, which: np.ndarray, budget: float) -> np.ndarray:
-        """Tell which of the chosen examples of a part the attack breaks."""
+        """Return which of the chosen examples of a part the attack breaks."""
         chosen = labels[part][which]
         _, prediction, _ = craft(attack, model, x[part][like(which, x)], chosen, eps=budget)
         hit: np.ndarray = prediction != chosen
         return hit
 
     def measure(part: slice) -> tuple[np.ndarray]:
-        fails = np.zeros(part.stop - part.start)
+        fails = np.zeros(part.stop - part.start)  # the largest budget below ``breaks`` that fails
         breaks = np.where(classify(model, x[part]) == labels[part], np.inf, 0.0)
         for before, budget in zip([0.0, *budgets], budgets, strict=False):
             left = np.flatnonzero(np.isinf(breaks))
             if len(left):
                 hit = left[broken(part, left, float(budget))]
                 fails[hit], breaks[hit] = before, budget
-        open_ = np.isfinite(breaks) & (breaks > 0)
+        bracketed = np.isfinite(breaks) & (breaks > 0)
         for _ in range(halvings):
-            middle = np.where(open_, (fails + np.where(open_, breaks, 0)) / 2, np.nan)
-            for budget in np.unique(middle[open_]):
+            middle = np.where(bracketed, (fails + np.where(bracketed, breaks, 0)) / 2, np.nan)
+            for budget in np.unique(middle[bracketed]):
                 which = np.flatnonzero(middle == budget)
                 hit = broken(part, which, float(budget))
                 breaks[which[hit]], fails[which[~hit]] = budget, budget
         return (breaks,)
 
     return in_batches(measure, Distances, len(x), batch_size=batch_size, label="budgets", progress=progress)
+
+
+@dataclass(frozen=True, eq=False)
+class Distances:
+    """The distances from N examples to being misclassified.
+
+    Attributes
+    ----------
+    distance : (N,)
+        In the attack's norm: 0 for an example that is misclassified without an attack, infinity for one that was not broken.
+
+    Examples
+    --------
+    >>> found = Distances(np.array([0.3, 0.0, 0.1, np.inf]))
+    >>> found.median, float(found.within(0.2).rate)
+    (0.1, 0.5)
+    """
+
+    distance: np.ndarray
+
+    def __post_init__(self) -> None:
+        d = self.distance
+        if not isinstance(d, np.ndarray) or d.ndim != 1 or not d.size or d.dtype.kind != "f" or not (d >= 0).all():
+            raise ValueError(f"distance: expected numbers (N,) of at least 0, infinity for a failure, got {d!r}")
+
+    def quantile(self, q: float) -> float:
+        """Return the smallest distance within which at least the share q of the examples is broken.
+
+        It is always one of the distances, since a number and infinity cannot be interpolated.
+        """
+        q = check_share("q", q)
+        rank = math.ceil(q * len(self.distance) * (1 - 1e-12))  # rounded, 0.07 * 100 is more than 7
+        return float(np.sort(self.distance)[max(rank, 1) - 1])
+
+    @property
+    def median(self) -> float:
+        """The smallest distance within which half of the examples are broken."""
+        return self.quantile(0.5)
+
+    def within(self, r: Any) -> Rate:
+        """Return how many examples are broken within each distance r (a number, or an array of any shape)."""
+        radii = as_numbers(r)
+        if radii is None or not (radii >= 0).all():
+            raise ValueError(f"r: expected distances of at least 0, got {r!r}")
+        hits = np.searchsorted(np.sort(self.distance[np.isfinite(self.distance)]), radii, side="right")
+        return Rate(hits, np.full(radii.shape, len(self.distance)))
+
+    def cdf(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the empirical distribution function: the finite distances in order, and the share of examples within each."""
+        radii = np.unique(self.distance[np.isfinite(self.distance)])
+        return radii, self.within(radii).rate

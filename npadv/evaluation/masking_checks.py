@@ -8,19 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from npadv.attacks.checks import check_count, check_inputs, check_positive
 from npadv.attacks.fgsm import fgsm
 from npadv.attacks.pgd import pgd
-from npadv.attacks.result import Bounds, Model, check_count, check_inputs, check_positive
+from npadv.attacks.result import Bounds, Model
 from npadv.backend import Array
 from npadv.evaluation.batchwise import Interrupted
-from npadv.evaluation.masking import (
-    Check,
-    larger_budget_does_not_help,
-    noise_as_good,
-    one_step_beats_many,
-    transfer_beats_white_box,
-    unbounded_falls_short,
-)
+from npadv.evaluation.masking import Check
+from npadv.evaluation.masking_attacks import noise_as_good, one_step_beats_many, transfer_beats_white_box
+from npadv.evaluation.masking_budget import larger_budget_does_not_help, unbounded_falls_short
 from npadv.evaluation.masking_loss import more_steps_do_not_help, zero_gradients
 
 
@@ -38,45 +34,32 @@ def masking_checks(
     batch_size: int = 500,
     progress: bool | None = None,
 ) -> tuple[Check, ...]:
-    """Run all checks on one model within max norm eps.
+    """Run all checks on one model with budget eps in the maximum norm.
+
+    Some hundred examples are enough for them. After Ctrl-C, the interrupt's result is the tuple of the checks so far, the
+    last of which used only some of the examples.
 
     Parameters
     ----------
-    model : callable
-        From a batch (N, ...) to logits (N, K), recorded by the tape.
-    x : (N, ...) array
-        Examples within ``bounds``; some hundred of them give a verdict.
-    y : (N,) integers
-        The true classes.
+    model, x, y, batch_size, progress : see npadv.evaluation
     eps : float
-        The budget at which robustness is claimed, between 0 and the width of the box. The checks of larger budgets go on
-        to twice this and to the whole box.
+        The budget for which robustness is claimed, between 0 and the width of the box. Checks of larger budgets use twice
+        this and the whole box.
     steps : int
-        Of projected gradient descent, at least 2.
+        The steps of projected gradient descent, at least 2.
     sources : mapping of names to callables, optional
         Models to craft on for ``transfer_beats_white_box``, which is left out without them.
     draws : int
-        Of noise, for each example.
+        The number of random noises for each example.
     bounds : (low, high)
         The box, finite.
     rng : numpy.random.Generator
         Draws the noise.
-    batch_size : int
-        Examples at a time, which bounds the memory.
-    progress : bool, optional
-        Draw bars; by default on a terminal.
 
     Returns
     -------
     tuple of Check
-        In the order of Athalye, Carlini and Wagner's list, what looks at the gradient first.
-
-    Raises
-    ------
-    ValueError
-        An argument is not as described; the message names it.
-    Interrupted
-        On Ctrl-C, with a tuple of the checks so far, the last of which saw only some of the examples.
+        In the order of Athalye, Carlini and Wagner's list; the checks of the gradient itself come first.
 
     Examples
     --------
@@ -87,7 +70,7 @@ def masking_checks(
     >>> [check.name for check in checks if check.suspicious]
     []
     """
-    check_inputs(x, eps=eps, bounds=bounds)
+    eps, bounds = check_inputs(x, eps=eps, bounds=bounds)
     low, high = bounds
     width = high - low
     if not width < float("inf"):
@@ -100,7 +83,7 @@ def masking_checks(
     within: Any = partial(many, eps=eps)
     one = partial(fgsm, eps=eps, bounds=bounds)
     budgets = [eps, *([2 * eps] if 2 * eps < width else []), width]
-    walk = {"batch_size": batch_size, "progress": progress}
+    options = {"batch_size": batch_size, "progress": progress}
     calls: list[Any] = [
         partial(zero_gradients),
         partial(more_steps_do_not_help, attack=partial(pgd, eps=eps, bounds=bounds), steps=_ladder(steps)),
@@ -113,7 +96,7 @@ def masking_checks(
     found: list[Check] = []
     try:
         for call in calls:
-            found.append(call(model, x, y, **walk))
+            found.append(call(model, x, y, **options))
     except Interrupted as stop:
         raise Interrupted((*found, stop.result)) from stop
     except KeyboardInterrupt as stop:

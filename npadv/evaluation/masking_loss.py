@@ -1,16 +1,19 @@
-"""Checks for masked gradients that look at the gradient itself, and at the loss an attack reaches.
+"""Checks for masked gradients that measure the gradient itself, and the loss that an attack reaches.
 
-What they look for comes before the symptoms in ``masking.py``: a gradient that is zero, and steps that lead nowhere.
+    grad_x J(x, y) != 0,    J(x after many steps, y) > J(x after few steps, y) > J(x, y)
+
+A zero gradient, and steps that do not raise the loss, are the causes of the symptoms in ``masking_attacks.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from npadv.attacks.result import Model, check_count, check_first_logits, check_gradient, check_logits, input_gradient
+from npadv.attacks.checks import check_count, check_first_logits, check_logits
+from npadv.attacks.result import Model, check_gradient, input_gradient, records
 from npadv.autodiff import Tensor, no_record
 from npadv.backend import Array, like, to_numpy
 from npadv.evaluation.batchwise import Attack, check_examples, craft, in_batches
@@ -18,25 +21,25 @@ from npadv.evaluation.masking import SLIPS_TOLERATED, Check, clearly_above, mean
 from npadv.functional import cross_entropy
 
 ZERO_TOLERATED = 0.01
-"""Share of examples whose gradient may be zero: a network that is very sure has some."""
+"""The share of examples whose gradient may be zero: a very confident network has some."""
 
 NOISE = 1e-3
-"""The share of what few steps gain that many may lose and count as good as them."""
+"""If many steps gain less than few do by no more than this share, they count as equally good."""
 
 
+@records
 def zero_gradients(model: Model, x: Array, y: Any, *, batch_size: int = 500, progress: bool | None = None) -> Check:
-    """Check whether the gradient of the cross-entropy is zero, or not a number, at the examples.
+    """Check whether the gradient of the cross-entropy at the examples is zero or has non-finite elements.
 
     Parameters
     ----------
-    model, x, y, batch_size, progress
-        As in ``one_step_beats_many``.
+    model, x, y, batch_size, progress : see npadv.evaluation
 
     Returns
     -------
     Check
-        Suspicious if clearly more than 1% of the examples, rightly classified or not, have no gradient to follow. In
-        float32 that of a softmax is exactly zero where its logits are 104 apart; in float64 it takes 746.
+        Suspicious if this is so for clearly more than 1% of the examples, classified correctly or not. The gradient of a
+        softmax is exactly zero in float32 where its logits differ by 104, and in float64 where they differ by 746.
 
     Examples
     --------
@@ -57,16 +60,16 @@ def zero_gradients(model: Model, x: Array, y: Any, *, batch_size: int = 500, pro
         _, flags = check_gradient(input_gradient(loss, inputs))
         return to_numpy(flags["zero_gradient"]), to_numpy(flags["non_finite_gradient"])
 
-    def conclude(zero: np.ndarray, invalid: np.ndarray) -> Check:
-        zero &= ~invalid  # a gradient of nothing but NaN is set to zero
+    def make_result(zero: np.ndarray, invalid: np.ndarray) -> Check:
+        zero &= ~invalid  # check_gradient replaces NaN by zero
         return Check(
             "zero_gradients",
             clearly_above(zero | invalid, ZERO_TOLERATED),
             {"examples": len(zero), "zero": mean(zero), "non_finite": mean(invalid)},
-            f"the gradient is zero at {mean(zero):.1%} of {len(zero)} examples, and not a number at {mean(invalid):.1%}",
+            f"the gradient is zero at {mean(zero):.1%} of {len(zero)} examples, and not finite at {mean(invalid):.1%}",
         )
 
-    return in_batches(measure, conclude, len(x), batch_size=batch_size, label="gradients", progress=progress)
+    return in_batches(measure, make_result, len(x), batch_size=batch_size, label="gradients", progress=progress)
 
 
 def more_steps_do_not_help(
@@ -79,27 +82,26 @@ def more_steps_do_not_help(
     batch_size: int = 500,
     progress: bool | None = None,
 ) -> Check:
-    """Check whether an attack of more steps raises the loss less than one of fewer, or not at all.
+    """Check whether an attack with more steps raises the loss less than one with fewer, or not at all.
 
-    The loss and not the class is looked at: where one step is the best there is, as on a linear model, more steps cannot
-    break more, but they reach the same loss.
+    The check compares losses, not classes: where one step is optimal, as on a linear model, more steps cannot break more
+    examples, but they reach the same loss.
 
     Parameters
     ----------
-    model, x, y, batch_size, progress
-        As in ``one_step_beats_many``.
+    model, x, y, batch_size, progress : see npadv.evaluation
     attack : callable
-        ``attack(model, x, y, steps=steps)``, as ``pgd`` with its eps.
+        ``attack(model, x, y, steps=steps)``, such as ``pgd`` with its eps.
     steps : (S,) increasing integers, at least 2
-        How many steps to compare.
+        The numbers of steps to compare.
 
     Returns
     -------
     Check
         Suspicious if, for clearly more than 5% of the examples, the loss after the most steps is below that after the
-        fewest (*slipped*), or no higher than that of the example itself (*stuck*). Losses are compared by the other
-        classes' lead over y, log sum_{k != y} exp(z_k - z_y), of which the cross-entropy is the softplus: it still moves
-        where the cross-entropy of a sure prediction is rounded to zero.
+        fewest (*slipped*), or not above that of the example itself (*stuck*). The cross-entropy is the softplus of the
+        other classes' lead over y, log sum_{k != y} exp(z_k - z_y). The check compares leads: they still differ where the
+        cross-entropy of a confident prediction rounds to zero.
 
     Examples
     --------
@@ -109,6 +111,8 @@ def more_steps_do_not_help(
     >>> more_steps_do_not_help(lambda x: (x - 0.1) @ np.eye(2), x, y, attack=partial(pgd, eps=0.1)).suspicious
     False
     """
+    if isinstance(steps, str) or not isinstance(steps, Iterable):
+        raise ValueError(f"steps: expected at least 2 increasing integers, got {steps!r}")
     counts = list(steps)
     for value in counts:
         check_count("steps", value)
@@ -124,8 +128,8 @@ def more_steps_do_not_help(
         leads = np.stack([_lead(to_numpy(z).astype(np.float64), own) for z in logits])
         return leads, to_numpy(logits[0].argmax(axis=1)) == own
 
-    def conclude(leads: np.ndarray, right: np.ndarray) -> Check:
-        leads = leads[:, right]
+    def make_result(leads: np.ndarray, correct: np.ndarray) -> Check:
+        leads = leads[:, correct]
         rises = leads[1:] - leads[0]
         stuck, slipped = rises[-1] <= 0, rises[-1] < (1 - NOISE) * rises[0]
         clean, *after = np.logaddexp(0, leads)
@@ -139,7 +143,7 @@ def more_steps_do_not_help(
             f"worse than with {counts[0]} at {mean(slipped):.1%} of {len(clean)} examples",
         )
 
-    return in_batches(measure, conclude, len(x), batch_size=batch_size, label="steps", progress=progress)
+    return in_batches(measure, make_result, len(x), batch_size=batch_size, label="steps", progress=progress)
 
 
 def _lead(logits: np.ndarray, y: np.ndarray) -> np.ndarray:

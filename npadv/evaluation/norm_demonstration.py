@@ -1,16 +1,15 @@
-"""One size in l2, three outcomes: why perturbations are measured in the maximum norm ([WG] 1.2.5, figure 1.5).
+"""One l2 norm, three outcomes: why perturbations are measured in the maximum norm ([WG] 1.2.5, figure 1.5).
 
-Three perturbations of one digit have the same l2 norm. The first is the difference between an example of another class and
-this one, and makes it that other example; the second leads towards another example of its own class and changes nothing
-that matters; the third erases ink, from the middle of the digit outwards, until what is left is no digit. Then each is
-replaced by eps times its sign,
+Three perturbations of one digit have the same l2 norm. The first leads to an example of another class. The second leads
+towards another example of the same class, and no person would change the label. The third erases ink from the middle of the
+digit outwards, until no digit is left. Then each perturbation is replaced by a constant times its sign,
 
     eta' = eps sign(eta),    +1 or -1 at random where eta = 0,    eps = ||eta||_2 / sqrt(n),
 
-which has the same l2 norm, spread over all n pixels, and none of these changes the class. For 784 pixels and a norm of 4
-eps is 0.14; a max norm of 0.25, with which [WG] attack MNIST, is an l2 norm of 7.
+which has the same l2 norm, spread over all n pixels, and none of these changes the class. For 784 pixels and an l2 norm of
+4, eps is 0.14; a max norm of 0.25, with which [WG] attack MNIST, is an l2 norm of 7.
 
-As in the paper, the pixels of x + eta' are not confined to the box: clipped, they would be shorter.
+As in the paper, the pixels of x + eta' may leave the box: clipped, the perturbations would be shorter.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from npadv.attacks.result import Model, check_inputs, check_positive
+from npadv.attacks.checks import check_count, check_inputs, check_positive, check_rng
+from npadv.attacks.result import Model
 from npadv.backend import like, to_numpy
 from npadv.evaluation.batchwise import classify
 from npadv.functional import check_labels
@@ -28,35 +28,6 @@ from npadv.norms import norm
 
 ROWS = ("another class", "the same class", "rubbish")
 COLUMNS = ("l2", "linf")
-
-
-@dataclass(frozen=True, eq=False)
-class NormDemonstration:
-    """An image and six perturbations of it, of one l2 norm: [0] unconfined, [1] of the smallest max norm.
-
-    Attributes
-    ----------
-    clean : (...)
-        The image.
-    perturbation, perturbed : (2, 3, ...)
-        For "l2" and "linf", and in the rows "another class", "the same class" and "rubbish".
-    l2, linf : (2, 3)
-        The perturbations' norms.
-    true, other : int
-        The image's class, and that of the first row.
-    prediction : (2, 3) or None
-        The classes that a model gives the perturbed images, if there was one.
-    """
-
-    clean: np.ndarray
-    perturbation: np.ndarray
-    perturbed: np.ndarray
-    l2: np.ndarray
-    linf: np.ndarray
-    true: int
-    other: int
-    prediction: np.ndarray | None
-    rows: tuple[str, ...] = ROWS
 
 
 def norm_demonstration(
@@ -69,7 +40,7 @@ def norm_demonstration(
     rng: np.random.Generator,
     model: Model | None = None,
 ) -> NormDemonstration:
-    """Find two images of different classes that are about ``size`` apart, and perturb one in six ways by as much.
+    """Find two images of different classes at a distance of about ``size``, and perturb one by this distance in six ways.
 
     Parameters
     ----------
@@ -78,14 +49,14 @@ def norm_demonstration(
     labels : (N,) integers
         Their classes.
     true, other : int
-        The class of the image, and the class that it is made to be.
+        The class of the image, and the class of the image that it becomes.
     size : float
-        The l2 norm wanted. The perturbation is the difference of two images as they are, so its norm is the nearest there
-        is, and the other perturbations take this norm.
+        The l2 norm wanted. The first perturbation is the difference of two of the images, so its norm is the nearest to
+        ``size`` that there is, and the other perturbations get the same norm.
     rng : numpy.random.Generator
-        Draws the signs of pixels that the perturbation leaves alone.
+        Draws the signs for pixels that a perturbation does not change.
     model : callable, optional
-        Asked for the classes of the perturbed images.
+        Classifies the perturbed images.
 
     Returns
     -------
@@ -100,7 +71,7 @@ def norm_demonstration(
     --------
     >>> images = np.array([[0.0, 0.8, 0.8], [0.0, 0.8, 0.1], [0.0, 0.6, 0.0]])
     >>> found = norm_demonstration(images, np.array([3, 7, 3]), size=0.7, rng=np.random.default_rng(0))
-    >>> found.perturbed[0].round(2)  # the other example; some of the way to its like; erased
+    >>> found.perturbed[0].round(2)  # the other example; towards the same class; erased
     array([[0.  , 0.8 , 0.1 ],
            [0.  , 0.63, 0.12],
            [0.  , 0.8 , 0.1 ]])
@@ -109,9 +80,10 @@ def norm_demonstration(
            [0.7, 0.7, 0.7]])
     """
     check_inputs(images, bounds=(0.0, 1.0))
-    check_positive("size", size)
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")
+    size = check_positive("size", size)
+    check_count("true", true, least=0)
+    check_count("other", other, least=0)
+    check_rng(rng)
     classes = check_labels(to_numpy(labels), np.iinfo(np.int64).max, len(images), name="labels")
     x = to_numpy(images)
     rows = x.reshape(len(x), -1).astype(np.float64)
@@ -127,9 +99,9 @@ def norm_demonstration(
         raise ValueError(f"images: expected one of class {true} that is nearer to one of class {other} than to black")
     i, j = pair
     start, wanted = mine[i], float(np.linalg.norm(theirs[j] - mine[i]))
-    like_it = _towards_its_like(start, mine, wanted)
+    same_class = _towards_same_class(start, mine, wanted)
     erasing = _erasure(start.reshape(x.shape[1:]), wanted).reshape(-1)
-    unconfined = np.stack([theirs[j] - start, like_it, erasing])
+    unconfined = np.stack([theirs[j] - start, same_class, erasing])
     signs = np.where(unconfined == 0, rng.choice([-1.0, 1.0], unconfined.shape), np.sign(unconfined))
     confined = signs * np.linalg.norm(unconfined, axis=1, keepdims=True) / np.sqrt(len(start))
 
@@ -138,8 +110,8 @@ def norm_demonstration(
     flat = eta.reshape(-1, len(start))
     prediction = None
     if model is not None:
-        asked = perturbed.reshape(-1, *x.shape[1:]).astype(x.dtype)
-        prediction = classify(model, like(asked, images)).reshape(2, -1)
+        batch = perturbed.reshape(-1, *x.shape[1:]).astype(x.dtype)
+        prediction = classify(model, like(batch, images)).reshape(2, -1)
     return NormDemonstration(
         clean=start.reshape(x.shape[1:]),
         perturbation=eta,
@@ -152,8 +124,40 @@ def norm_demonstration(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class NormDemonstration:
+    """An image and six perturbations of it with the same l2 norm: [0] as they are, [1] with the smallest max norm.
+
+    Attributes
+    ----------
+    clean : (...)
+        The image.
+    perturbation, perturbed : (2, 3, ...)
+        For "l2" and "linf", with the rows "another class", "the same class" and "rubbish".
+    l2, linf : (2, 3)
+        The perturbations' norms.
+    true, other : int
+        The image's class, and that of the first row.
+    prediction : (2, 3) or None
+        The classes that the model gives the perturbed images; None without a model.
+    """
+
+    clean: np.ndarray
+    perturbation: np.ndarray
+    perturbed: np.ndarray
+    l2: np.ndarray
+    linf: np.ndarray
+    true: int
+    other: int
+    prediction: np.ndarray | None
+    rows: tuple[str, ...] = ROWS
+
+
 def _pair(mine: np.ndarray, theirs: np.ndarray, size: float) -> tuple[int, int] | None:
-    """Return the places of the two images whose distance is nearest to a size, and not more than there is to erase."""
+    """Return the indices of the two images whose distance is nearest to ``size`` and at most the first one's norm.
+
+    The norm is the most that erasing all ink can change.
+    """
     best, place = np.inf, None
     squares = (theirs**2).sum(axis=1)
     for start in range(0, len(mine), 256):
@@ -167,11 +171,11 @@ def _pair(mine: np.ndarray, theirs: np.ndarray, size: float) -> tuple[int, int] 
     return place
 
 
-def _towards_its_like(x: np.ndarray, mine: np.ndarray, size: float) -> np.ndarray:
-    """Return a step of l2 norm ``size`` towards the nearest of its class that is as far, or else past the farthest."""
+def _towards_same_class(x: np.ndarray, mine: np.ndarray, size: float) -> np.ndarray:
+    """Return a step of l2 norm ``size`` towards the nearest image of the class at least as far away, else past the farthest."""
     distance = np.linalg.norm(mine - x, axis=1)
     if not distance.max() > 0:
-        raise ValueError("images: expected different images of the class `true`, got one image again and again")
+        raise ValueError("images: expected different images of the class `true`, got copies of one")
     far = distance >= size
     k = int(np.where(far, distance, np.inf).argmin() if far.any() else distance.argmax())
     step: np.ndarray = (mine[k] - x) * (size / distance[k])
@@ -179,16 +183,16 @@ def _towards_its_like(x: np.ndarray, mine: np.ndarray, size: float) -> np.ndarra
 
 
 def _erasure(image: np.ndarray, size: float) -> np.ndarray:
-    """Return minus the ink that is nearest to the ink's centre, as much of it as has l2 norm ``size``.
+    """Return minus the ink nearest to the ink's centre: as much of it as has l2 norm ``size``.
 
-    The middle goes first: it is where the strokes of a digit meet, and what it leaves are ends of strokes.
+    The strokes of a digit meet in the middle, so that only ends of strokes are left.
     """
     ink = image.reshape(-1)
     places = np.indices(image.shape, dtype=np.float64)[-2:].reshape(min(image.ndim, 2), -1)
     centre = (places * ink).sum(axis=1, keepdims=True) / ink.sum()
     order = np.argsort(((places - centre) ** 2).sum(axis=0), kind="stable")
     squares = ink[order] ** 2
-    left = np.maximum(size**2 - (np.cumsum(squares) - squares), 0)  # of the norm's square, when a pixel's turn comes
+    left = np.maximum(size**2 - (np.cumsum(squares) - squares), 0)  # of size^2, before each pixel is erased
     eta = np.zeros_like(ink)
     eta[order] = -np.minimum(ink[order], np.sqrt(left))
     return eta.reshape(image.shape)

@@ -1,11 +1,11 @@
-"""Rates of counts, with the interval in which the rate of all examples of the kind lies.
+"""Rates, with confidence intervals for the rate among all examples of the same kind.
 
-Of n examples k were hit. The rate is k / n, and Wilson's interval is the set of all rates p for which k would be no surprise,
+If k of n examples are hits, the rate is k / n, and Wilson's interval is the set of all rates p that k does not contradict,
 
     |k / n - p| <= z sqrt(p (1 - p) / n),    z = 1.96 for 95%
 
-which is a quadratic in p. Unlike the interval around k / n of the textbooks it stays in [0, 1] and does not shrink to
-nothing where none or all were hit.
+a quadratic inequality in p. Unlike the textbook interval k / n +- z sqrt(...), it stays within [0, 1] and keeps a width
+where none or all are hits.
 
 Reference: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
 """
@@ -13,6 +13,7 @@ Reference: Wilson 1927, "Probable inference, the law of succession, and statisti
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from statistics import NormalDist
 from typing import Any
 
@@ -25,19 +26,19 @@ def wilson(hits: Any, count: Any, confidence: float = 0.95) -> tuple[np.ndarray,
     Parameters
     ----------
     hits, count : integers, or arrays of them
-        How many were hit, of how many.
+        The number of hits, and of examples.
     confidence : float
-        How often such an interval holds the rate it is for.
+        The probability that such an interval contains the true rate.
 
     Examples
     --------
-    None of 100 were hit: the rate may still be 3.7%.
+    With no hit among 100 examples, the rate may still be 3.7%:
 
     >>> low, high = wilson(0, 100)
     >>> float(low), round(float(high), 4)
     (0.0, 0.037)
     """
-    if not 0 < confidence < 1:
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
         raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence!r}")
     k, n = _counts(hits, count)
     z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
@@ -45,16 +46,16 @@ def wilson(hits: Any, count: Any, confidence: float = 0.95) -> tuple[np.ndarray,
         p = k / n
         centre, half = p + z2 / (2 * n), np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n)))
         low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
-    # At the ends the interval is exact, but for the rounding of the difference.
+    # At these two ends the exact values are 0 and 1; the differences above would add a rounding error.
     return np.where(k == 0, 0 * p, low), np.where(k == n, p, high)
 
 
 @dataclass(frozen=True, eq=False)
 class Rate:
-    """How many of how many: integer arrays of one shape, and the rates they make.
+    """Numbers of hits and of examples, integer arrays of one shape, and their rates.
 
     >>> rate = Rate(np.array([5, 0]), np.array([100, 0]))
-    >>> rate.rate, rate.low.round(3), rate.high.round(3)  # of none nothing is known
+    >>> rate.rate, rate.low.round(3), rate.high.round(3)  # without an example, the rate is unknown
     (array([0.05,  nan]), array([0.022,   nan]), array([0.112,   nan]))
     """
 
@@ -66,7 +67,7 @@ class Rate:
 
     @property
     def rate(self) -> np.ndarray:
-        """The share that was hit, NaN of none."""
+        """The share of hits; NaN where there is no example."""
         with np.errstate(invalid="ignore"):
             return np.asarray(np.asarray(self.hits) / self.count)
 
@@ -82,10 +83,11 @@ class Rate:
 
 
 def clearly_more(first: int, second: int, level: float = 0.01) -> bool:
-    """Tell whether one of two beats the other, by how many each alone was right about: the sign test.
+    """Return whether the first of two methods is better: the sign test.
 
-    If both were as good, each of the examples on which they differ would be a toss of a coin; this tells whether as many
-    heads as ``first``, or more, have a chance below ``level``.
+    ``first`` and ``second`` count the examples on which only the first, or only the second, succeeds. If both methods were
+    equally good, each of these examples would be the toss of a fair coin. The first is better if the probability of at
+    least ``first`` heads is below ``level``.
 
     >>> clearly_more(5, 0), clearly_more(7, 0), clearly_more(60, 40), clearly_more(70, 40)
     (False, True, False, True)

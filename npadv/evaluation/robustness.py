@@ -1,8 +1,10 @@
-"""Accuracy against the size of the perturbation: how far a classifier can be pushed ([SYN] figures 3 and 6).
+"""Accuracy under attack as a function of the budget eps ([SYN] figures 3 and 6).
 
-Each network is attacked through its own gradient, at each eps anew. A larger ball holds the smaller one, so true robustness
-never rises with eps; an attack that takes one long step may overshoot, and its curve may. So beside the raw curve there is
-that of the worst so far, in which an example that was broken at a smaller eps stays broken.
+    accuracy(eps) = share of examples with f(x_adv(eps)) = y
+
+Each model is attacked with its own gradient, separately for each eps. A larger ball contains the smaller one, so the true
+robust accuracy never rises with eps. That under an attack can rise, since one long step may overshoot. So there is a second
+curve, ``worst_so_far``, in which an example that an attack broke at a smaller eps stays broken.
 """
 
 from __future__ import annotations
@@ -27,33 +29,6 @@ from npadv.evaluation.batchwise import (
 from npadv.evaluation.rates import Rate
 
 
-@dataclass(frozen=True, eq=False)
-class RobustnessCurve:
-    """Which of N examples M models still classify rightly at each of E budgets.
-
-    Attributes
-    ----------
-    models : tuple of str
-        The models' names.
-    eps : (E,)
-        The budgets, increasing.
-    correct : (M, E, N) bool
-        Whether the example is classified rightly after the attack within this budget.
-    """
-
-    models: tuple[str, ...]
-    eps: np.ndarray
-    correct: np.ndarray
-
-    def accuracy(self) -> Rate:
-        """Return the accuracy of each model under the attack with each budget: (M, E)."""
-        return _share(self.correct)
-
-    def worst_so_far(self) -> Rate:
-        """Return the accuracy of each model under the attacks with this and all smaller budgets: (M, E)."""
-        return _share(np.logical_and.accumulate(self.correct, axis=1))
-
-
 def robustness_curve(
     models: Model | Mapping[str, Model],
     x: Array,
@@ -64,36 +39,22 @@ def robustness_curve(
     batch_size: int = 500,
     progress: bool | None = None,
 ) -> RobustnessCurve:
-    """Attack each model with each budget.
+    """Measure the accuracy of each model under an attack with each budget.
 
     Parameters
     ----------
     models : callable, or mapping of names to callables
-        From a batch (N, ...) to logits (N, K), recorded by the tape. A single one is called "model".
-    x : (N, ...) array
-        Examples, within the attack's box.
-    y : (N,) integers
-        The true classes.
+        Each maps a batch (N, ...) to logits (N, K), recorded by the tape. A single one gets the name "model".
+    x, y, batch_size, progress : see npadv.evaluation
     attack : callable
-        ``attack(model, x, y, eps=eps)`` gives an AttackResult: an untargeted attack within a radius of ``npadv.attacks``,
-        as it is or with settings, as ``functools.partial(pgd, steps=100)``.
+        ``attack(model, x, y, eps=eps)`` returns an AttackResult: an untargeted attack of ``npadv.attacks`` within a radius,
+        perhaps with settings, such as ``functools.partial(pgd, steps=100)``.
     eps : (E,) increasing numbers
-        The budgets, in units of x. At 0 nothing is attacked.
-    batch_size : int
-        Examples at a time, which bounds the memory.
-    progress : bool, optional
-        Draw a bar; by default on a terminal.
+        The budgets, in units of x. With a budget of 0 the examples are not attacked.
 
     Returns
     -------
     RobustnessCurve
-
-    Raises
-    ------
-    ValueError
-        An argument is not as described; the message names it.
-    Interrupted
-        On Ctrl-C, with the curve of the examples that were finished.
 
     Examples
     --------
@@ -108,13 +69,13 @@ def robustness_curve(
     for model in named.values():
         labels = check_examples(model, x, y)
 
-    def prediction(model: Model, part: slice, budget: float) -> np.ndarray:
+    def predictions(model: Model, part: slice, budget: float) -> np.ndarray:
         if budget == 0:
             return classify(model, x[part])
         return craft(attack, model, x[part], labels[part], eps=budget)[1]
 
     def measure(part: slice) -> tuple[np.ndarray]:
-        rows = [[prediction(model, part, float(budget)) for budget in budgets] for model in named.values()]
+        rows = [[predictions(model, part, float(budget)) for budget in budgets] for model in named.values()]
         return (np.array(rows) == labels[part],)
 
     return in_batches(
@@ -125,6 +86,33 @@ def robustness_curve(
         label="robustness",
         progress=progress,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class RobustnessCurve:
+    """Which of N examples each of M models classifies correctly under attacks with E budgets.
+
+    Attributes
+    ----------
+    models : tuple of str
+        The models' names.
+    eps : (E,)
+        The budgets, increasing.
+    correct : (M, E, N) bool
+        Whether the example is classified correctly after the attack within this budget.
+    """
+
+    models: tuple[str, ...]
+    eps: np.ndarray
+    correct: np.ndarray
+
+    def accuracy(self) -> Rate:
+        """Return the accuracy of each model under the attack with each budget: (M, E)."""
+        return _share(self.correct)
+
+    def worst_so_far(self) -> Rate:
+        """Return the accuracy of each model under the attacks with this and all smaller budgets: (M, E)."""
+        return _share(np.logical_and.accumulate(self.correct, axis=1))
 
 
 def _share(correct: np.ndarray) -> Rate:

@@ -1,13 +1,13 @@
-"""NumPy's own BLAS, called directly: products added to what is there already, and how many threads BLAS takes.
+"""NumPy's own BLAS, called directly: products added to a result in place, and the number of threads that BLAS uses.
 
-NumPy multiplies matrices with a BLAS library (its wheels carry OpenBLAS) but does not pass on all that it can do. Two
-things are missed on a CPU. ``y += x @ w`` in one call, where NumPy needs a temporary and a second pass over memory; a
-convolution is a sum of such products, one for each tap of its filters. And the number of threads: where work is divided
-between threads already (``npadv/parallel.py``), each of them wants a BLAS that does not divide it again.
+NumPy multiplies matrices with a BLAS library (its wheels contain OpenBLAS), but does not pass on all of its functions. Two
+are needed here. One is ``y += x @ w`` in one call, where NumPy needs a temporary and a second pass over memory: a convolution
+is a sum of such products, one for each tap of its filters. The other is the number of threads: where work is divided among
+threads already (``parallel.py``), each of them needs a BLAS that does not divide it again.
 
-Both are reached with ctypes, through the library that NumPy has loaded anyway. The names of its symbols are its own
-business, so nothing depends on them: where they are missing, or compute something else than they should (tried once, at
-import), the products are NumPy's expressions and BLAS keeps its threads. ``NPADV_BLAS=numpy`` asks for that.
+Both are reached with ctypes, through the library that NumPy has loaded. Symbol names vary between builds, so every use has a
+NumPy fallback: where a symbol is missing, or computes a wrong product (it is tried once, at import), the products are NumPy
+expressions and BLAS keeps its threads. ``NPADV_BLAS=numpy`` or ``NPADV_FAST=off`` selects the fallback.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from typing import Any
 import numpy as np
 from numpy.linalg import _umath_linalg  # an extension module that is linked to the BLAS
 
+from npadv.fast import ENABLED
+
 RowRange = tuple[int, int, int, int]
 """(at, start, count, tap): rows at..at+count of y belong to rows start..start+count of x, through matrix ``w[tap]``."""
 
 # Sums of products -----------------------------------------------------------------------------------------------------
 
 
-def add_products(y: np.ndarray, x: np.ndarray, w: np.ndarray, spans: Iterable[RowRange]) -> None:
-    """Add, for each span, ``x[start : start + count] @ w[tap]`` to ``y[at : at + count]``, in place.
+def add_products(y: np.ndarray, x: np.ndarray, w: np.ndarray, ranges: Iterable[RowRange]) -> None:
+    """Add, for each row range, ``x[start : start + count] @ w[tap]`` to ``y[at : at + count]``, in place.
 
     Parameters
     ----------
     y, x, w : (R, K), (Q, C), (T, C, K)
-        Of one dtype, float32 or float64 (others are left to NumPy); the elements of a row are neighbours in memory.
-    spans : iterable of (at, start, count, tap)
-        Within the arrays: they are not checked.
+        Of one dtype, float32 or float64 (other dtypes use NumPy's product); the elements of a row are adjacent in memory.
+    ranges : iterable of (at, start, count, tap)
+        Row ranges, which must lie within the arrays: they are not checked.
 
     Examples
     --------
@@ -47,33 +49,33 @@ def add_products(y: np.ndarray, x: np.ndarray, w: np.ndarray, spans: Iterable[Ro
     """
     gemm = _gemm_of(y, x, w)
     if gemm is None:
-        for at, start, count, tap in spans:
+        for at, start, count, tap in ranges:
             y[at : at + count] += x[start : start + count] @ w[tap]
         return
     y0, x0, w0 = y.ctypes.data, x.ctypes.data, w.ctypes.data
     y_row, x_row, (w_tap, w_row, item), (_, c, k) = y.strides[0], x.strides[0], w.strides, w.shape
     ldy, ldx, ldw = max(k, y_row // item), max(c, x_row // item), max(k, w_row // item)  # of a single row, any stride
-    for at, start, count, tap in spans:  # y = 1.0 x w + 1.0 y
+    for at, start, count, tap in ranges:  # y = 1.0 x w + 1.0 y
         gemm(
             _ROW_MAJOR, _PLAIN, _PLAIN, count, k, c, 1.0, x0 + start * x_row, ldx, w0 + tap * w_tap, ldw,
             1.0, y0 + at * y_row, ldy,
         )  # fmt: skip
 
 
-def add_transposed_products(w: np.ndarray, x: np.ndarray, y: np.ndarray, spans: Iterable[RowRange]) -> None:
-    """Add, for each span, ``x[start : start + count].T @ y[at : at + count]`` to ``w[tap]``, in place.
+def add_transposed_products(w: np.ndarray, x: np.ndarray, y: np.ndarray, ranges: Iterable[RowRange]) -> None:
+    """Add, for each row range, ``x[start : start + count].T @ y[at : at + count]`` to ``w[tap]``, in place.
 
-    What :func:`add_products` does to y, this does to w: the two are each other's gradients. Arguments as there.
+    This is the gradient of :func:`add_products` in w. The arguments are the same.
     """
     gemm = _gemm_of(y, x, w)
     if gemm is None:
-        for at, start, count, tap in spans:
+        for at, start, count, tap in ranges:
             w[tap] += x[start : start + count].T @ y[at : at + count]
         return
     y0, x0, w0 = y.ctypes.data, x.ctypes.data, w.ctypes.data
     y_row, x_row, (w_tap, w_row, item), (_, c, k) = y.strides[0], x.strides[0], w.strides, w.shape
     ldy, ldx, ldw = max(k, y_row // item), max(c, x_row // item), max(k, w_row // item)  # of a single row, any stride
-    for at, start, count, tap in spans:  # w = 1.0 x' y + 1.0 w
+    for at, start, count, tap in ranges:  # w = 1.0 x' y + 1.0 w
         gemm(
             _ROW_MAJOR, _TRANSPOSED, _PLAIN, c, k, count, 1.0, x0 + start * x_row, ldx, y0 + at * y_row, ldy,
             1.0, w0 + tap * w_tap, ldw,
@@ -81,7 +83,7 @@ def add_transposed_products(w: np.ndarray, x: np.ndarray, y: np.ndarray, spans: 
 
 
 def _gemm_of(*arrays: np.ndarray) -> Callable[..., None] | None:
-    """Return BLAS's matrix product for the arrays, or None where NumPy's must do."""
+    """Return BLAS's matrix product for the arrays, or None where NumPy's has to be used."""
     kinds = {a.dtype.char for a in arrays}
     fits = len(kinds) == 1 and all(a.size and a.strides[-1] == a.itemsize <= a.strides[-2] for a in arrays)
     return _GEMM.get(kinds.pop()) if fits else None
@@ -91,16 +93,16 @@ def _gemm_of(*arrays: np.ndarray) -> Callable[..., None] | None:
 
 
 def threads() -> int:
-    """Return how many threads NumPy's BLAS takes outside of :func:`one_thread`, and so how many we may; 1 if unknown."""
+    """Return the number of threads that NumPy's BLAS uses outside of :func:`one_thread`; 1 if it is unknown."""
     return _held.threads or (_get_threads() if _get_threads else 1)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let BLAS compute with the calling thread alone, until the last of those who asked for it has left.
+    """Limit BLAS to one thread within a ``with`` block.
 
-    The number is BLAS's own and there is one for the whole process: whoever enters first sets it to 1, whoever leaves
-    last puts it back. A product elsewhere in the process is as right in the meantime, and slower.
+    BLAS has one number of threads for the whole process: the first block to begin sets it to 1, and the last one to end sets
+    it back. Products in other threads of the process stay right in the meantime, and are slower.
     """
     _held.enter()
     try:
@@ -110,7 +112,7 @@ def one_thread() -> Iterator[None]:
 
 
 class _Held:
-    """Counts those inside ``one_thread`` and keeps the number of threads to go back to (0 while nobody is inside)."""
+    """The number of ``one_thread`` blocks that are active, and the number of threads to restore (0 while none is)."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -135,7 +137,7 @@ class _Held:
 
 _ROW_MAJOR, _PLAIN, _TRANSPOSED = 101, 111, 112  # cblas.h: CblasRowMajor, CblasNoTrans, CblasTrans
 
-# How builds of NumPy name them: OpenBLAS as wheels carry it, OpenBLAS with its own names and long or short integers.
+# The names in different builds of NumPy: OpenBLAS of the wheels, OpenBLAS with its own names and long or short integers.
 _NAMES = (
     ("scipy_cblas_{}gemm64_", "scipy_openblas_{}64_", ctypes.c_int64),
     ("cblas_{}gemm64_", "openblas_{}64_", ctypes.c_int64),
@@ -144,11 +146,11 @@ _NAMES = (
 
 
 def _find() -> tuple[dict[str, Callable[..., None]], Any, Any]:
-    """Return BLAS's matrix products by dtype and the functions that read and set its threads; nothing where not sure."""
-    if os.environ.get("NPADV_BLAS") == "numpy":
+    """Return BLAS's matrix products by dtype and the functions that read and set its threads; nothing unless they work."""
+    if not ENABLED or os.environ.get("NPADV_BLAS") == "numpy":
         return {}, None, None
     try:
-        library = ctypes.CDLL(_umath_linalg.__file__)  # finds what the extension itself was linked to
+        library = ctypes.CDLL(_umath_linalg.__file__)  # finds the symbols that the extension was linked to
     except OSError:
         return {}, None, None
     for product, function, integer in _NAMES:
@@ -161,7 +163,7 @@ def _find() -> tuple[dict[str, Callable[..., None]], Any, Any]:
             }
         except AttributeError:
             continue
-        if 1 <= read() <= 4096 and _right(products):
+        if 1 <= read() <= 4096 and _compute_products(products):
             return products, read, write
     return {}, None, None
 
@@ -179,8 +181,8 @@ def _gemm_arguments(real: Any, integer: Any) -> list[Any]:
     return [choice, choice, choice, integer, integer, integer, real, *matrix, *matrix, real, *matrix]
 
 
-def _right(products: dict[str, Callable[..., None]]) -> bool:
-    """Whether functions found by their names add products of matrices as they should."""
+def _compute_products(products: dict[str, Callable[..., None]]) -> bool:
+    """Whether the functions that were found compute y + x @ w."""
     for dtype, gemm in products.items():
         a = np.arange(35.0 * 41).reshape(35, 41).astype(dtype) % 7  # whole numbers, so that all orders agree
         b = np.arange(41.0 * 67).reshape(41, 67).astype(dtype) % 5
@@ -195,8 +197,8 @@ _held = _Held()
 _GEMM, _get_threads, _set_threads = _find()
 
 
-def _forget() -> None:
-    """Begin anew in a forked child: those who were inside ``one_thread`` are not there to leave it."""
+def _reset_after_fork() -> None:
+    """Restore the number of threads in a forked child, where no ``one_thread`` block will end."""
     global _held
     before, _held = _held.threads, _Held()
     if before and _set_threads:
@@ -204,4 +206,4 @@ def _forget() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -1,7 +1,7 @@
-"""Convolution by columns: some windows at a time laid out as a matrix that fits the cache, and one product with it.
+"""Convolution by im2col: some windows at a time copied into the columns of a matrix that fits the cache, then one product.
 
-This is the plain way of ``conv.py``, block by block, and for any stride, dilation and groups. The matrix is the other way
-round, (KH * KW * C, pixels * N): neighbouring windows share their pixels, so each of its rows is made of long runs.
+This is the plain algorithm of ``ops/conv.py``, a block of windows at a time, for any stride, dilation and groups. The matrix
+is transposed, (KH * KW * C, pixels * N): neighbouring windows share their pixels, so each of its rows is copied in long runs.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from npadv.fast import parallel
 from npadv.fast.layout import avoid_aliasing, empty_hwnc, to_hwnc, to_nchw
 from npadv.shapes import ConvShapes
 
-CACHED = 1 << 17  # elements of the matrix of columns that is made at a time
-BLOCKS = 8  # of rows, at least, where there are so many: to share out
+MAX_COLUMNS = 1 << 17  # elements of the matrix of columns that is made at a time
+MIN_BLOCKS = 8  # the least number of blocks, if there are as many rows, so that they can be divided among threads
 
-SMALL = 1_000_000
-"""Multiplications in a product that OpenBLAS computes from its arguments as they lie.
+MAX_UNPACKED = 1_000_000
+"""Multiplications in a product for which OpenBLAS does not copy its arguments.
 
-It copies those of a larger one into an order that suits it, and where the filters are few, copying takes as long as
-multiplying. So a block's columns are multiplied in pieces: as a stack of matrices, in one call.
+The arguments of a larger product are copied into another order first, and where the filters are few, copying takes as long
+as multiplying. So a block's columns are multiplied in pieces: as a stack of matrices, in one call.
 """
-SHORTEST = 128  # rows of such a piece
-COLOURS = 3  # images of so few channels are a data set's, in C order, and what is added to them should lie as they do
+MIN_PIECE = 128  # rows of such a piece
+DATASET_CHANNELS = 3  # images of at most so many channels come from a data set, in C order; so does their gradient
 
 _scratch = parallel.Scratch()
 
@@ -80,7 +80,7 @@ def input_grad(g: Any, w: Any, shapes: ConvShapes) -> Any:
     shares = _shares(len(blocks))
     strips: list[Any] = [None] * len(shares)
 
-    def part(i: int) -> None:  # a share's windows reach into its neighbour's: each paints a strip of its own
+    def part(i: int) -> None:  # the windows of two shares overlap, so each share adds to a strip of its own
         own = blocks[shares[i]]
         top, bottom = own[0].top, own[-1].bottom
         height = (bottom - 1 - top) * sh + (kh - 1) * dh + 1
@@ -111,11 +111,11 @@ def input_grad(g: Any, w: Any, shapes: ConvShapes) -> Any:
     for top, strip in strips:
         dx[top : top + len(strip)] += strip
     dx = to_nchw(dx[ph : ph + h, pw : pw + width])
-    return np.ascontiguousarray(dx) if channels <= COLOURS else to_nchw(to_hwnc(dx))
+    return np.ascontiguousarray(dx) if channels <= DATASET_CHANNELS else to_nchw(to_hwnc(dx))
 
 
 class Block(NamedTuple):
-    """A rectangle of the output, in pixels; part of one row, or some whole rows."""
+    """A rectangle of pixels of the result: a part of one row, or some whole rows."""
 
     top: int
     bottom: int
@@ -125,12 +125,12 @@ class Block(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _blocks(shapes: ConvShapes) -> list[Block]:
-    """Return the output in blocks whose columns fit the cache, or at least whose rows are not smaller than needed."""
+    """Return the result in blocks whose columns fit the cache, or as few columns as are worth a product."""
     n, _, height, width = shapes.y
     _, c, kh, kw = shapes.w
-    fit = max(1, CACHED // (max(1, n) * kh * kw * c * shapes.groups))  # pixels
+    fit = max(1, MAX_COLUMNS // (max(1, n) * kh * kw * c * shapes.groups))  # pixels
     if fit >= width:
-        step = min(fit // width, max(1, height // BLOCKS))
+        step = min(fit // width, max(1, height // MIN_BLOCKS))
         return [Block(top, min(top + step, height), 0, width) for top in range(0, height, step)]
     pieces = -(-width // max(fit, 4))
     cuts = [width * piece // pieces for piece in range(pieces + 1)]
@@ -140,9 +140,9 @@ def _blocks(shapes: ConvShapes) -> list[Block]:
 
 @lru_cache(maxsize=256)
 def _pieces(length: int, area: int) -> int:
-    """Return into how many equal pieces to cut so many rows that are multiplied by a matrix of so many elements."""
-    most = SMALL // area
-    return next((p for p in range(1, length // SHORTEST + 1) if length % p == 0 and length // p <= most), 1)
+    """Return the number of equal pieces in which ``length`` rows are multiplied by a matrix of ``area`` elements."""
+    most = MAX_UNPACKED // area
+    return next((p for p in range(1, length // MIN_PIECE + 1) if length % p == 0 and length // p <= most), 1)
 
 
 def _stacked(m: Any, pieces: int) -> Any:
@@ -151,7 +151,7 @@ def _stacked(m: Any, pieces: int) -> Any:
 
 
 def _shares(blocks: int, count: int = 16) -> list[slice]:
-    """Return some consecutive blocks for each part: as many parts on every machine, so that sums do not depend on it."""
+    """Return consecutive blocks for each part: as many parts on every machine, so that sums do not depend on the machine."""
     count = min(count, blocks)
     return [slice(blocks * i // count, blocks * (i + 1) // count) for i in range(count)]
 
@@ -168,7 +168,7 @@ def _padded(x: Any, shapes: ConvShapes) -> Any:
 
 
 def _windows(p: Any, shapes: ConvShapes) -> Any:
-    """Return a view of pixels as (groups, KH, KW, C/groups, OH, OW, N): what each tap sees of each window."""
+    """Return a view of pixels as (groups, KH, KW, C/groups, OH, OW, N): for each tap, the pixels of all windows."""
     (sh, sw), (dh, dw), groups = shapes.stride, shapes.dilation, shapes.groups
     _, c, kh, kw = shapes.w
     seen = sliding_windows(p, (dh * (kh - 1) + 1, dw * (kw - 1) + 1), axis=(0, 1))
@@ -178,7 +178,7 @@ def _windows(p: Any, shapes: ConvShapes) -> Any:
 
 
 def _columns(windows: Any, block: Block, shapes: ConvShapes) -> Any:
-    """Return the windows of a block as columns: (groups, KH * KW * C/groups, pixels * N), in kept memory."""
+    """Return the windows of a block as columns (groups, KH * KW * C/groups, pixels * N), in scratch memory."""
     seen = windows[..., block.top : block.bottom, block.left : block.right, :]
     columns = _scratch.array(seen.shape, seen.dtype)
     np.copyto(columns, seen)

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from npadv.backend import xp_of
+from npadv import kernels
 from npadv.fast import faster
-
-DTYPES = (np.float32, np.float64)
-"""The dtypes of the kernels."""
 
 
 def on_cupy(launch: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -22,7 +17,7 @@ def on_cupy(launch: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
 
     def choose(plain: Callable[..., Any]) -> Callable[..., Any]:
         def fast(x: Any, *args: Any, **settings: Any) -> Any:
-            version = plain if xp_of(x) is np or x.dtype not in DTYPES else launch
+            version = launch if kernels.takes(x) else plain
             return version(x, *args, **settings)
 
         return faster(fast)(plain)

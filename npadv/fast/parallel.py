@@ -1,12 +1,12 @@
-"""Several cores on one array: the same function on several parts of the work, each part by whoever is free.
+"""Threads: one function applied to several parts of the work, on several cores.
 
-NumPy holds Python's lock only between its loops, so threads that spend their time in large array operations run side by
-side; in operations of a few microseconds they would spend it waiting for the lock, so a part should be large. The threads
-are started once and kept, as many as NumPy's BLAS would use (``OPENBLAS_NUM_THREADS`` sets both), and BLAS is held to one
-thread for each of them meanwhile.
+NumPy releases Python's lock inside its loops. So threads that spend their time in large array operations run side by side;
+in operations of a few microseconds they would wait for the lock, and a part should therefore be large. The threads are
+started once and kept, as many as NumPy's BLAS would use (``OPENBLAS_NUM_THREADS`` sets both), and meanwhile BLAS is limited
+to one thread for each of them.
 
-What a part computes must depend on nothing but its number, and parts must not write to the same memory; then results are
-the same, to the last bit, whoever computes which part.
+The result of a part may depend on nothing but its number, and parts must not write to the same memory. Then results are the
+same, to the last bit, for any number of threads. ``NPADV_FAST=off`` computes all parts in the calling thread.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from typing import Any
 
 import numpy as np
 
+from npadv.fast import ENABLED
 from npadv.fast.blas import one_thread, threads
 
 
 def run(part: Callable[[int], Any], parts: int) -> None:
     """Call ``part(0)`` ... ``part(parts - 1)``, on several threads if they are free.
 
-    Called from within a part, or while another thread has the workers, it does everything itself: nothing waits, so
-    nothing can wait for itself. An exception of a part stops those not yet begun and is raised here.
+    Inside a part, or while another thread uses the workers, the calling thread computes all parts itself: no call waits for
+    another, so there is no deadlock. An exception in a part stops the parts that have not begun and is raised here.
 
     >>> squares = [0, 0, 0]
     >>> run(lambda i: squares.__setitem__(i, i * i), 3)
     >>> squares
     [0, 1, 4]
     """
-    if parts == 1 or threads() == 1 or not _workers.lock.acquire(blocking=False):
+    if parts == 1 or not ENABLED or threads() == 1 or not _workers.lock.acquire(blocking=False):
         for i in range(parts):
             part(i)
         return
@@ -49,8 +50,8 @@ def run(part: Callable[[int], Any], parts: int) -> None:
 def halves(function: Callable[..., Any], *arrays: Any, least: int = 1 << 18) -> None:
     """Call a function on the first and on the second half (along the first axis) of arrays of one length, side by side.
 
-    The function changes some of them in place and treats their elements, or at least their rows, alike. Arrays of fewer
-    than ``least`` elements, and CuPy's, are handed to it whole.
+    The function changes some of the arrays in place, and each row of a result depends on the same rows of the others alone.
+    Arrays of fewer than ``least`` elements and CuPy arrays are not divided.
 
     >>> x, y = np.zeros(3), np.array([1.0, 2.0, 3.0])
     >>> halves(lambda x, y: np.multiply(y, 2, out=x), x, y, least=2)
@@ -58,7 +59,7 @@ def halves(function: Callable[..., Any], *arrays: Any, least: int = 1 << 18) -> 
     array([2., 4., 6.])
     """
     first = arrays[0]
-    if type(first) is not np.ndarray or first.size < least or len(first) < 2:
+    if not ENABLED or type(first) is not np.ndarray or first.size < least or len(first) < 2:
         function(*arrays)
         return
     middle = len(first) // 2
@@ -66,7 +67,7 @@ def halves(function: Callable[..., Any], *arrays: Any, least: int = 1 << 18) -> 
 
 
 class Scratch(threading.local):
-    """Memory for what is soon forgotten, kept for the next time: one array for each thread, as large as was ever asked.
+    """Memory for temporary arrays, kept for the next one: a buffer for each thread, of the largest size that was needed.
 
     >>> scratch = Scratch()
     >>> scratch.array((2, 3), "float32").shape
@@ -77,7 +78,7 @@ class Scratch(threading.local):
         self.bytes = np.empty(0, np.uint8)
 
     def array(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Return an array of arbitrary content, good until the same thread asks again."""
+        """Return an uninitialised array, valid until the next call in the same thread."""
         dtype = np.dtype(dtype)
         size = math.prod(shape) * dtype.itemsize
         if size > self.bytes.size:
@@ -87,7 +88,7 @@ class Scratch(threading.local):
 
 
 class _Workers:
-    """Threads that wait for a job; ``lock`` is held by whoever has one for them."""
+    """Threads that wait for a job; the thread that gives them one holds ``lock``."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -95,10 +96,10 @@ class _Workers:
         self.done: SimpleQueue[None] = SimpleQueue()
 
     def run(self, part: Callable[[int], Any], parts: int) -> None:
-        """Share the parts out among the workers and the caller."""
+        """Divide the parts among the workers and the calling thread."""
         helpers = min(threads(), parts) - 1
         while len(self.jobs) < helpers:
-            self._hire()
+            self._start_worker()
         take = count().__next__
         errors: list[BaseException] = []
 
@@ -112,7 +113,7 @@ class _Workers:
         for jobs in self.jobs[:helpers]:
             jobs.put(job)
         job()
-        while helpers:  # even after Ctrl-C: whoever comes next must find them idle
+        while helpers:  # even after Ctrl-C: the next call must find them idle
             try:
                 self.done.get()
                 helpers -= 1
@@ -121,12 +122,12 @@ class _Workers:
         if errors:
             raise errors[0]
 
-    def _hire(self) -> None:
+    def _start_worker(self) -> None:
         jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
         def serve() -> None:
             while True:
-                jobs.get()()  # and forget it: it holds on to its arrays
+                jobs.get()()  # without a name: a name would keep the job's arrays alive
                 self.done.put(None)
 
         self.jobs.append(jobs)
@@ -136,11 +137,11 @@ class _Workers:
 _workers = _Workers()
 
 
-def _forget() -> None:
-    """Begin anew in a forked child, which has none of its parent's threads."""
+def _reset_after_fork() -> None:
+    """Start without workers in a forked child, which has none of its parent's threads."""
     global _workers
     _workers = _Workers()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_reset_after_fork)

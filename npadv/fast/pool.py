@@ -1,6 +1,8 @@
 """Pooling, fast: each tap is read once, in the memory order of the convolutions, by the upper and lower rows side by side.
 
-The winners of a maximum are found in the same pass as the maximum itself and kept as residuals for the gradient.
+The winners of a maximum are found in the same pass as the maximum itself and kept as residuals for the gradient: a mask for
+each tap. On CuPy a maximum and its gradient are one kernel each (``kernels/max_pool.cu``). Its winners have a form of their
+own: the index of the winning pixel in its image, int32 in the shape of y, and -1 where y is NaN.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from npadv import kernels
 from npadv.backend import xp_of
 from npadv.fast import plain
 from npadv.fast.layout import full_images
@@ -19,6 +22,8 @@ from npadv.shapes import PoolShapes
 
 def max_pool2d(x: Any, *, shapes: PoolShapes) -> Any:
     """Return the maximum over the taps."""
+    if kernels.takes(x):
+        return kernels.max_pool2d(x, shapes)[0]
     if x.dtype.kind != "f":
         return plain(max_pool2d)(x, shapes=shapes)
     first, *rest = shapes.taps(_with_border(x, shapes, -np.inf))
@@ -27,18 +32,25 @@ def max_pool2d(x: Any, *, shapes: PoolShapes) -> Any:
     return y
 
 
-def max_pool2d_with_winners(x: Any, *, shapes: PoolShapes) -> tuple[Any, list[Any]]:
+def max_pool2d_with_winners(x: Any, *, shapes: PoolShapes) -> tuple[Any, Any]:
     """Return the maximum, and for each tap a mask (N, C, OH, OW): whether it is the first that equals the maximum."""
+    if kernels.takes(x):
+        return kernels.max_pool2d(x, shapes)
     xp = xp_of(x)
     taps = shapes.taps(_with_border(x, shapes, -np.inf))
     y = xp.empty_like(taps[0])
     winners = [xp.empty_like(y, dtype=bool) for _ in taps]
     _by_rows(_maximum_and_winners, y, *taps, *winners)
-    return y, winners
+    if shapes.padded != shapes.x:
+        _exclude_border(y, winners, shapes)
+    return y, tuple(winners)
 
 
 def max_unpool2d(g: Any, winners: Any, *, shapes: PoolShapes) -> Any:
     """Return an image with each g added at the tap that won."""
+    if _from_kernel(winners) and kernels.takes(g):
+        return kernels.max_pool2d_grad(g, winners, shapes)
+    winners = _masks(winners, shapes)
     tiling = shapes.stride == shapes.size  # then only the pixels right of and below the windows stay 0
     padded = full_images(shapes.padded, None if tiling else 0.0, g)
     if tiling:
@@ -55,6 +67,7 @@ def max_unpool2d(g: Any, winners: Any, *, shapes: PoolShapes) -> Any:
 
 def max_pick2d(u: Any, winners: Any, *, shapes: PoolShapes) -> Any:
     """Return, for each window, the value of u at the tap that won."""
+    winners = _masks(winners, shapes)
     first, *rest = shapes.taps(_with_border(u, shapes, 0.0))
     y = first * winners[0]
     for tap, won in zip(rest, winners[1:], strict=True):
@@ -107,10 +120,40 @@ def _maximum_and_winners(y: Any, *taps_and_winners: Any) -> None:
     xp.copyto(first_wins, free)
 
 
+def _exclude_border(y: Any, winners: list[Any], shapes: PoolShapes) -> None:
+    """Correct the winners of windows in which all pixels are -inf, as the border is: the first pixel wins."""
+    lowest = y == -np.inf
+    if not lowest.any():
+        return
+    free = lowest.copy()
+    border = xp_of(y).zeros(shapes.padded, dtype=bool)
+    border[shapes.inside] = True
+    for wins, is_pixel in zip(winners, shapes.taps(border), strict=True):
+        first = free & is_pixel
+        wins &= ~lowest
+        wins |= first
+        free ^= first
+
+
 def _put(g: Any, *taps_and_winners: Any) -> None:
     taps, winners = taps_and_winners[: len(taps_and_winners) // 2], taps_and_winners[len(taps_and_winners) // 2 :]
     for tap, won in zip(taps, winners, strict=True):
         xp_of(g).multiply(g, won, out=tap)
+
+
+def _masks(winners: Any, shapes: PoolShapes) -> Any:
+    """Return a mask for each tap, from either form of the winners."""
+    if not _from_kernel(winners):
+        return winners
+    xp, (_, _, h, w) = xp_of(winners), shapes.x
+    index = xp.arange(h * w, dtype=winners.dtype).reshape(1, 1, h, w)
+    padded = xp.full((1, 1, *shapes.padded[2:]), -2, dtype=winners.dtype)  # no pixel, and no winner
+    padded[shapes.inside] = index
+    return [winners == tap for tap in shapes.taps(padded)]
+
+
+def _from_kernel(winners: Any) -> bool:
+    return not isinstance(winners, tuple | list) and winners.dtype == "int32"
 
 
 def _with_border(x: Any, shapes: PoolShapes, value: float) -> Any:

@@ -1,7 +1,8 @@
 """Reductions, fast: the gradient of a maximum over few elements, and the softmax cross-entropy with what its gradient needs.
 
 On the way forward the cross-entropy computes exp(x - max) and its sums. They are kept as residuals, and the gradient,
-softmax(x) - one_hot(labels), divides one by the other instead of computing both again.
+softmax(x) - one_hot(labels), divides one by the other instead of computing both again. On CuPy each of the two is one kernel
+(``kernels/cross_entropy.cu``), whose gradient reads x again and needs no residuals.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from npadv import kernels
 from npadv.autodiff import Tensor
 from npadv.backend import xp_of
 from npadv.fast import plain
@@ -40,18 +42,26 @@ def softmax_cross_entropy(x: Any, *, labels: Any, reduction: str) -> Any:
 
 def softmax_cross_entropy_with_residuals(x: Any, *, labels: Any, reduction: str) -> tuple[Any, Any]:
     """Return the cross-entropy, and the softmax's numerators (N, K) and denominators (N,)."""
-    xp = xp_of(x)
-    shifted = x - _row_maxima(x)
-    exps = xp.exp(shifted)
-    sums = exps.sum(axis=1)
-    losses = xp.log(sums) - shifted.reshape(-1)[_flat_index(labels, x)]
+    residuals = None
+    if kernels.takes(x):
+        losses = kernels.cross_entropy(x, labels.astype(np.int64, copy=False))
+    else:
+        xp = xp_of(x)
+        x = x if x.dtype.kind == "f" else x.astype(np.float64)
+        shifted = x - _row_maxima(x)
+        exps = xp.exp(shifted)
+        sums = exps.sum(axis=1)
+        losses = xp.log(sums) - shifted.reshape(-1)[_flat_index(labels, x)]
+        residuals = exps, sums
     if reduction != "none":
         losses = losses.sum() if len(x) != 1 else losses.reshape(())
-    return losses / len(x) if reduction == "mean" else losses, (exps, sums)
+    return losses / len(x) if reduction == "mean" else losses, residuals
 
 
 def softmax_error(x: Any, labels: Any, residuals: Any = None) -> Any:
     """Return softmax(x) - one_hot(labels)."""
+    if not isinstance(x, Tensor) and kernels.takes(x):
+        return kernels.cross_entropy_grad(x, labels.astype(np.int64, copy=False))
     if residuals is None or isinstance(x, Tensor):
         return plain(softmax_error)(x, labels)
     exps, sums = residuals

@@ -16,6 +16,6 @@ def l1_direction(g: Array) -> Array:
     return kernels.l1_step(xp_of(g).zeros(g.shape, g.dtype), g, 1.0)
 
 
-def sign_step(x: Array, g: Array, eps: float, bounds: tuple[float, float] | None = None) -> Array:
-    """Return what ``norms.sign_step`` returns."""
-    return kernels.sign_step(x.copy(), g.astype(x.dtype, copy=False), eps, bounds=bounds)
+def linf_step(x: Array, g: Array, eps: float, bounds: tuple[float, float] | None) -> Array:
+    """Return what ``norms.linf_step`` returns."""
+    return kernels.sign_step(x.copy(), g, eps, bounds=bounds)

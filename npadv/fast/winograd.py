@@ -1,23 +1,23 @@
 """Convolution with fewer multiplications (Toom, Cook; Winograd 1980; for networks Lavin and Gray 2016).
 
-The product of two polynomials, of m and of r coefficients, can be found by way of their values at n = m + r - 1 points:
-multiply these, n products instead of m r, and take the polynomial with n coefficients that has the results for values. With
-the matrix E_k (n, k), from k coefficients to values at the points,
+The product of two polynomials with m and r coefficients can be computed from their values at n = m + r - 1 points: multiply
+the values, n products instead of m r, and find the polynomial with n coefficients that takes these values. With the matrix
+E_k (n, k), from k coefficients to the values at the points,
 
     a w  =  E_n^-1 [(E_m a) * (E_r w)].
 
-A filter is the transpose of that: of n neighbours d it makes m sums y_i = sum_j d_{i+j} w_j, so <y, a> = <d, a w> for any a
-and
+Filtering is the transpose of that product: from n neighbours d it computes m sums y_i = sum_j d_{i+j} w_j, so that
+<y, a> = <d, a w> for any a, and
 
     y  =  E_m' [(E_r w) * (E_n^-T d)].
 
 Images are cut into overlapping tiles of n by n pixels, each for m by m results, and the formula is applied along both axes.
-What is linear in d and in w alone is done channel by channel; only the product between them leads from channels to filters,
-as n n products of matrices. For 5 by 5 filters and m = 4 these have 64 multiplications where the sums have 400. Every step
+The steps that involve d or w alone are computed channel by channel. Only the product between them combines channels: it is
+n n products of matrices. For 5 x 5 filters and m = 4 these have 64 multiplications where the definition has 400. Every step
 is linear in the image and in the filter, and the gradients are the transposed steps in reverse order.
 
-The price is a digit: values at the points are larger than the results, and cancel. In float32 errors are some 4e-6 of the
-largest result instead of 4e-7.
+The price is a digit of precision: the values at the points are larger than the results, and cancel. In float32 errors are
+some 4e-6 of the largest result instead of 4e-7.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from npadv.shapes import ConvShapes
 
 SIDE = 4  # m: outputs of a tile along an axis
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # and infinity, where a polynomial's value is its last coefficient
-MOST_TAPS = len(POINTS) + 2 - SIDE
-ELEMENTS = 1 << 20  # of what is made of some images at a time
+MAX_TAPS = len(POINTS) + 2 - SIDE
+MAX_ELEMENTS = 1 << 20  # elements at the points that are computed at a time
 
-# When it is worth it, in multiplications of a matrix product, which are cheaper than all that is done to an element.
-MOVED = 47  # what it costs to bring an element to the points or back
-WORTH = 1.1  # times as many multiplications as the other ways have
-FILTERS = 1 << 22  # elements at the points, of which every part reads all
+# The cost model, in multiplications of a matrix product.
+TRANSFORM_COST = 47  # of transforming one element to the points or back
+MAX_COST_RATIO = 1.1  # to the multiplications of the other algorithms
+MAX_FILTER_ELEMENTS = 1 << 22  # at the points: every part of the work reads all of them
 
 _pixels, _tiles, _halfway, _first, _second = (parallel.Scratch() for _ in range(5))
 
@@ -56,7 +56,7 @@ class Transform(NamedTuple):
 
 @lru_cache(maxsize=64)
 def transform(taps: int, dtype: Any) -> Transform:
-    """Return what turns filters of so many taps into n products.
+    """Return the matrices for filters with a number of taps along an axis.
 
     >>> d, w, change = np.array([1.0, 2, 3, 4, 5, 6]), np.array([1.0, 0, -1]), transform(3, np.dtype(float))
     >>> (change.outputs @ ((change.filters @ w) * (change.inputs @ d))).round(9)
@@ -77,12 +77,12 @@ def is_faster(shapes: ConvShapes) -> bool:
     """Whether this algorithm is possible, and faster than the others."""
     (_, c, height, _), (k, _, kh, kw), (_, _, out, across) = shapes.x, shapes.w, shapes.y
     ph = shapes.padding[0]
-    if (shapes.stride, shapes.dilation, shapes.groups) != ((1, 1), (1, 1), 1) or max(kh, kw) > MOST_TAPS:
+    if (shapes.stride, shapes.dilation, shapes.groups) != ((1, 1), (1, 1), 1) or max(kh, kw) > MAX_TAPS:
         return False
     reads = sum(max(0, min(out, height + ph - i) - max(0, ph - i)) for i in range(kh))  # of rows of x, by rows of y
     points = (SIDE + kh - 1) * (SIDE + kw - 1)
-    here = points * -(-out // SIDE) * -(-across // SIDE) * (c * k + MOVED * (c + k))
-    return points * c * k <= FILTERS and here < WORTH * reads * across * kw * c * k
+    cost = points * -(-out // SIDE) * -(-across // SIDE) * (c * k + TRANSFORM_COST * (c + k))
+    return points * c * k <= MAX_FILTER_ELEMENTS and cost < MAX_COST_RATIO * reads * across * kw * c * k
 
 
 def forward(x: Any, w: Any, shapes: ConvShapes) -> Any:
@@ -124,7 +124,9 @@ def weight_grad(x: Any, g: Any, shapes: ConvShapes) -> Any:
     tiling = _Tiling(shapes, dtype)
     (k, c, _, _), (rows, columns) = shapes.w, tiling.axes
     points = len(rows.inputs), len(columns.inputs)
-    shares = min(tiling.parts, max(4, min(16, FILTERS // (points[0] * points[1] * c * k))))  # on every machine the same
+    shares = min(
+        tiling.parts, max(4, min(16, MAX_FILTER_ELEMENTS // (points[0] * points[1] * c * k)))
+    )  # on every machine the same
     sums = np.empty((shares, *points, c, k), dtype)
 
     def share(i: int) -> None:
@@ -170,7 +172,7 @@ class _Tiling:
         self.counts = -(-height // SIDE), -(-width // SIDE)  # of tiles that cover the output
         self.padding = shapes.padding
         each = self.size[0] * self.size[1] * self.counts[0] * self.counts[1] * (c + k)
-        self.parts = max(1, min(self.n, 2 * max(1, round(self.n * each / (2 * ELEMENTS)))))
+        self.parts = max(1, min(self.n, 2 * max(1, round(self.n * each / (2 * MAX_ELEMENTS)))))
 
     def to_nchw(self, i: int) -> slice:
         """Return the images of a part."""
@@ -202,7 +204,7 @@ class _Tiling:
         return _along_both(rows.inputs, columns.inputs, tiles.reshape(out.shape), out).reshape(*self.size, -1, c)
 
     def add(self, products: Any, dx: Any) -> None:
-        """Make pixels (H, W, N, C) of what is at the points, by the transpose of ``spectra``: tiles overlap and are added."""
+        """Add the values at the points to pixels (H, W, N, C), by the transpose of ``spectra``: tiles overlap."""
         (ph, pw), (height, width, n, c), (down, across) = self.padding, dx.shape, self.counts
         rows, columns = self.axes
         tiles = _tiles.array((*self.size, products[0, 0].size), dx.dtype)
@@ -220,7 +222,7 @@ class _Tiling:
         dx[: len(seen), : seen.shape[1]] = seen
 
     def put(self, products: Any, y: Any) -> None:
-        """Make pixels (OH, OW, N, K) of what is at the points: tiles lie side by side."""
+        """Transform the values at the points to results (OH, OW, N, K): tiles lie side by side."""
         height, width, n, k = y.shape
         rows, columns = self.axes
         tiles = _tiles.array((SIDE, SIDE, products[0, 0].size), y.dtype)
@@ -231,7 +233,7 @@ class _Tiling:
             y[...] = whole[:height, :width]
 
     def cotangent_spectra(self, p: Any, scratch: parallel.Scratch) -> Any:
-        """Return what a gradient (OH, OW, N, K) is at the points, (n, n, tiles * N, K), by the transpose of ``put``."""
+        """Return the values of a gradient (OH, OW, N, K) at the points, (n, n, tiles * N, K), by the transpose of ``put``."""
         height, width, n, k = p.shape
         rows, columns = self.axes
         whole = self._whole(p)
@@ -245,12 +247,12 @@ class _Tiling:
         return out.reshape(*self.size, -1, k)
 
     def _whole(self, p: Any) -> Any:
-        """Return pixels if tiles cover them exactly, else memory for as many as they cover."""
+        """Return pixels if tiles cover them exactly, else scratch memory for all pixels that the tiles cover."""
         height, width = self.counts[0] * SIDE, self.counts[1] * SIDE
         return p if p.shape[:2] == (height, width) else _pixels.array((height, width, *p.shape[2:]), p.dtype)
 
 
 def _squares(p: Any) -> Any:
-    """Return a view of pixels (R m, S m, N, C) as (m, m, R, S, N, C): by their place in squares of m by m."""
+    """Return a view of pixels (R m, S m, N, C) as (m, m, R, S, N, C): by their position in squares of m by m."""
     height, width, n, c = p.shape
     return p.reshape(height // SIDE, SIDE, width // SIDE, SIDE, n, c).transpose(1, 3, 0, 2, 4, 5)

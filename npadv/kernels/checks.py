@@ -6,13 +6,25 @@ from typing import Any
 
 import numpy as np
 
-from npadv.kernels.launch import array_module, check_arrays, integer, real_number
+from npadv.backend import xp_of
+from npadv.kernels.launch import REALS, array_module, check_arrays, real_number
 
-__all__ = ["check_companion", "check_in_place", "check_shape", "interval", "pair"]
+__all__ = ["check_companion", "check_in_place", "check_shape", "interval", "takes"]
+
+
+def takes(*arrays: Any) -> bool:
+    """Tell whether the kernels can compute with these arrays: on a GPU, all float32 or all float64.
+
+    The functions of ``npadv/fast`` call a kernel if so, and compute by array expressions otherwise.
+
+    >>> takes(np.ones(3))  # on the host
+    False
+    """
+    return xp_of(*arrays) is not np and arrays[0].dtype in REALS and all(a.dtype == arrays[0].dtype for a in arrays)
 
 
 def check_shape(name: str, which: str, a: Any, shape: tuple[int, ...], why: str) -> None:
-    """Raise unless ``a`` has the shape, of which ``why`` says where it comes from."""
+    """Raise unless ``a`` has the shape; ``why`` explains the shape in the message."""
     if a.shape != shape:
         raise ValueError(f"{name}: {which} must have {why}, {shape}, got {a.shape}")
 
@@ -34,7 +46,7 @@ def check_in_place(name: str, targets: Mapping[str, Any], others: Mapping[str, A
 
 
 def check_companion(name: str, which: str, a: Any, dtype: Any, like: tuple[str, Any]) -> None:
-    """Raise unless ``a`` is a device array of a dtype of its own, on the device of the array it goes with, (name, array)."""
+    """Raise unless ``a`` is a device array of the given dtype, on the device of another array, (name, array)."""
     if not isinstance(a, (xp := array_module(like[1])).ndarray):
         raise TypeError(f"{name}: {which} must be a {xp.__name__}.ndarray, got {type(a).__name__}")
     check_arrays(name, {which: a}, (np.dtype(dtype),))
@@ -52,13 +64,3 @@ def interval(name: str, bounds: Any, dtype: Any) -> tuple[Any, Any]:
     if not lo <= hi:
         raise ValueError(f"{name}: bounds must be (lo, hi) with lo <= hi, got {bounds!r}")
     return lo, hi
-
-
-def pair(name: str, which: str, value: Any, *, least: int) -> tuple[int, int]:
-    """Return a setting of height and width as two ints of at least ``least``."""
-    if not isinstance(value, (tuple, list)):
-        raise TypeError(f"{name}: {which} must be a tuple (height, width), got {value!r}")
-    if len(value) != 2:
-        raise ValueError(f"{name}: {which} must be (height, width), got {value!r}")
-    high, wide = (integer(name, f"{which}[{i}]", v, least=least) for i, v in enumerate(value))
-    return high, wide

@@ -1,21 +1,21 @@
-"""Convolution and its two gradients, with a choice of four kernels: ``kernels/conv2d_1_direct.cu`` and its successors.
+"""Convolution and its two gradients, by one of four kernels: ``kernels/conv2d_1_direct.cu`` to ``conv2d_4_split_k.cu``.
 
-Each is a matrix product in disguise, with as many rows as a group has filters (of the input gradient: channels), a column
-for each pixel of all images (of the weight gradient: for each weight of a filter), and ``depth`` terms in each sum. Which
-version computes it depends on these three alone, so that a shape is always computed in the same way:
+Each of the three is a matrix product. It has a row for each filter of a group (input gradient: for each channel), a column
+for each pixel of all images (weight gradient: for each weight of a filter), and ``depth`` terms in each sum. These three
+sizes alone decide the version, so that a shape is always computed by the same one:
 
 =======  =====================================================================================================
 version  chosen when
 =======  =====================================================================================================
-1        a matrix is so thin that tiles would be empty: fewer than 8 rows or 8 terms; or, by then, so large
-         that a column's number does not fit in 31 bits
-4        the rows fill half of version 3's tile at most (32), or its tiles are fewer than two for each of the
-         132 multiprocessors of a large GPU
+1        fewer than 8 rows or 8 terms would leave tiles nearly empty; or the number of a column does not fit
+         in 31 bits
+4        the rows fill at most half of version 3's tile (32), or there are fewer tiles of version 3 than two
+         for each of the 132 multiprocessors of a large GPU
 3        otherwise
 =======  =====================================================================================================
 
-Version 2 is a rung of the ladder and never chosen. ``version=`` asks for one. The versions add up in different orders, so
-their results differ by rounding; each gives the same bits on every run.
+Version 2 is there to be read and is never chosen by itself; ``version=`` chooses any of them. The versions add up in different
+orders, so their results differ by rounding. Each returns the same bits on every run.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from npadv.kernels.launch import INT_MAX, check_arrays, contiguous, covering, em
 __all__ = ["choose_version", "conv2d", "conv2d_input_grad", "conv2d_weight_grad"]
 
 FILES = {1: "conv2d_1_direct", 2: "conv2d_2_tiles", 3: "conv2d_3_registers", 4: "conv2d_4_split_k"}
-TILES = {2: (16, 16), 3: (64, 128), 4: (32, 64)}  # rows and columns of what a block computes
+TILES = {2: (16, 16), 3: (64, 128), 4: (32, 64)}  # rows and columns of the results that a block computes
 _ENOUGH_BLOCKS = 2 * 132
-_LEAST_TERMS = 64  # in a part of a sum: fewer are not worth a block
+_LEAST_TERMS = 64  # in a part of a sum; fewer are not worth a block
 _STEP = 8  # a part is a whole number of the tiles' depth
 
 
@@ -45,10 +45,10 @@ def conv2d(
     groups: int = 1,
     version: int | None = None,
 ) -> Any:
-    """Return ``y = x * w``, the two-dimensional cross-correlation of images and filters, and what a layer does next.
+    """Return ``y = x * w``, the two-dimensional cross-correlation of images and filters, with bias and ReLU.
 
     ``y[n,k,i,j] = bias[k] + sum over c,a,b of x[n, c, i*sh - ph + a*dh, j*sw - pw + b*dw] * w[k,c,a,b]``, ``x`` zero
-    outside, and then 0 where that is negative, if ``relu``.
+    outside. With ``relu`` negative results are replaced by 0.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ def conv2d(
     bias : cupy.ndarray, (K,), optional
         A number for each filter, of the dtype and device of ``x``.
     relu : bool
-        Whether to replace what is negative by 0; NaN stays.
+        Whether to replace negative results by 0; NaN stays.
     stride, padding, dilation : (int, int)
         Of height and width; padding is on both sides.
     groups : int
-        Into how many parts channels and filters are cut; filters see the channels of their own part.
+        The number of equal parts of channels and filters; a filter sees the channels of its own part.
     version : 1, 2, 3 or 4, optional
-        The kernel that does it; by default :func:`choose_version` picks one.
+        The kernel that computes it; by default :func:`choose_version` chooses.
 
     Returns
     -------
@@ -141,25 +141,25 @@ def conv2d_weight_grad(
     )
 
 
-# ------------------------------------------------------------------------------------------- which kernel, and how
+# ---------------------------------------------------------------------------------------------- the choice of a version
 
 
 class _Product(NamedTuple):
-    """The sizes of the matrix product that a group's convolution is."""
+    """The sizes of the matrix product that computes the convolution of a group."""
 
     rows: int
     columns: int
     depth: int
 
     def blocks(self, tile: tuple[int, int]) -> tuple[int, int]:
-        """Return how many tiles there are along the columns and along the rows."""
+        """Return the number of tiles along the columns and along the rows."""
         return -(-self.columns // tile[1]), -(-self.rows // tile[0])
 
 
 def choose_version(rows: int, columns: int, depth: int, groups: int = 1) -> int:
     """Return the version that computes a product of these sizes for each group, by the rule at the head of this file.
 
-    >>> choose_version(rows=1, columns=128 * 28 * 28, depth=9, groups=64)  # a filter of its own for every channel
+    >>> choose_version(rows=1, columns=128 * 28 * 28, depth=9, groups=64)  # one filter for each channel
     1
     >>> choose_version(rows=128, columns=128 * 32 * 32, depth=128 * 9)
     3
@@ -174,8 +174,8 @@ def choose_version(rows: int, columns: int, depth: int, groups: int = 1) -> int:
 
 
 def _fits(product: _Product, groups: int) -> bool:
-    """Tell whether the tiled versions can count the product's columns and terms in an int, and its groups in a grid."""
-    margin = 2 * max(TILES[3])  # they look past the last column and term before they see that there is none
+    """Whether the tiled versions can count the product's columns and terms in an int, and its groups in a grid."""
+    margin = 2 * max(TILES[3])  # they compute indices past the last column and term before they compare
     return (
         max(product.columns, product.depth) <= INT_MAX - margin and max(groups, product.blocks(TILES[2])[1]) <= 65_535
     )
@@ -191,7 +191,7 @@ def _compute(
     version: int | None,
     end: dict[str, Any] | None = None,
 ) -> Any:
-    """Launch a version of ``conv2d_<which>``; ``end`` has what the forward kernel does to each finished sum."""
+    """Launch a version of ``conv2d_<which>``; ``end`` has the bias and ReLU that the forward kernel applies to each sum."""
     if version is None:
         version = choose_version(*product, sizes.groups)
     elif version not in FILES:
@@ -218,13 +218,13 @@ def _compute(
 def _in_parts(
     kernel: str, arguments: dict[str, Any], out: Any, s: _Sizes, product: _Product, end: dict[str, Any]
 ) -> None:
-    """Launch version 4: the parts of every sum, then their sums."""
+    """Launch version 4: one kernel for the parts of every sum, and one that adds them."""
     wide, high = product.blocks(TILES[4])
     wanted = -(-_ENOUGH_BLOCKS // (wide * high * s.groups))
     wanted = max(1, min(wanted, product.depth // _LEAST_TERMS))
     terms = max(_STEP, -(-product.depth // (wanted * _STEP)) * _STEP)
     count = max(1, -(-product.depth // terms))
-    parts = out if count == 1 else empty(out, (count, *out.shape))  # the only part is the sum, and what is to do to it
+    parts = out if count == 1 else empty(out, (count, *out.shape))  # a single part is the sum itself
     arguments |= {"parts": parts, "results": out.size, "terms": terms}
     launch(FILES[4], kernel, arguments, blocks=(wide, high, s.groups * count), threads=128)
     if count > 1 or end["bias"] is not None or end["relu"]:
@@ -273,7 +273,7 @@ def _integers(name: str, which: str, value: Any, layout: str, least: int) -> lis
 def _sizes(
     name: str, x: tuple[str, Any], w: tuple[str, Any], stride: Any, padding: Any, dilation: Any, groups: Any
 ) -> _Sizes:
-    """Work out a convolution's integers from two shapes, each with its name in messages, or say what is wrong."""
+    """Return the integers of a convolution from two shapes, each given with its name for messages, or raise."""
     N, C, H, W = _integers(name, *x, "(N, C, H, W)", 0)
     K, CG, KH, KW = _integers(name, *w, "(K, C/groups, KH, KW)", 0)
     sh, sw = _integers(name, "stride", stride, "(height, width)", 1)
@@ -286,7 +286,10 @@ def _sizes(
         raise ValueError(f"{name}: {w[0]} must have C/groups = {C}/{groups} = {C // groups} as its second, got {CG}")
     if KH < 1 or KW < 1:
         raise ValueError(f"{name}: {w[0]} must have windows of at least 1x1, got {KH}x{KW}")
-    high, wide = H + 2 * ph, W + 2 * pw  # of the padded image: every index the kernels compute is below these
+    high, wide = (
+        H + 2 * ph,
+        W + 2 * pw,
+    )  # of the padded image: every row and column that the kernels compute is below these
     if max(high, wide) > INT_MAX:
         raise ValueError(f"{name}: padding must keep the image's sides below 2**31, got {high}x{wide}")
     window_high, window_wide = dh * (KH - 1) + 1, dw * (KW - 1) + 1

@@ -1,21 +1,21 @@
 """Runs CUDA kernels on the CPU: the same source, compiled by g++, every thread a fiber, blocks one after another.
 
-:class:`Module` is called like ``cupy.RawModule`` and takes NumPy arrays where that takes CuPy's. It is no way to be fast.
-It is how kernels are tested and stepped through where there is no GPU, and it finds what a GPU does not tell, because it
-has four builds of every kernel:
+:class:`Module` is called like ``cupy.RawModule``, with NumPy arrays in place of CuPy's. It is slow. It serves to test kernels
+and to step through them where there is no GPU, and it finds faults that a GPU does not report. There are four builds of
+every kernel:
 
 fast
-    To check results. A barrier that not all threads of a block reach is reported, shared memory starts as NaN.
+    To check results. A barrier that not all threads of a block reach is reported; shared memory starts as NaN.
 races
-    Every access to memory is watched: races, reads of shared memory that nobody wrote, steps outside of the arrays.
+    Every access to memory is checked: races, reads of uninitialised shared memory, accesses outside of the arrays.
 memory
-    AddressSanitizer and UndefinedBehaviorSanitizer, in a process of its own: steps outside of arrays, shared ones
-    included, misaligned vectors, signed overflow.
+    AddressSanitizer and UndefinedBehaviorSanitizer, in a separate process: accesses outside of arrays, shared ones included,
+    misaligned vectors, signed overflow.
 debug
     For gdb: not optimised.
 
-What is found is raised as :class:`KernelFault`, naming the kernel, the block and the thread. ``kernels/cpu/README.md`` has
-examples of all this, and says how to step through a kernel.
+A fault is raised as :class:`KernelFault`, which names the kernel, the block and the thread. ``kernels/cpu/README.md`` has
+examples, and says how to step through a kernel.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from npadv.kernels import sources
 __all__ = ["BUILDS", "ORDERS", "KernelFault", "Module", "Settings", "running", "settings"]
 
 _COMMON = ["-std=c++17", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-sign-compare"]
-# fma only where the source says fma, and no licence to guess from types: the same bits from every build and g++.
+# fma only where the source says fma, and no optimisation by types: the same bits from every build and version of g++.
 _COMMON += ["-fvisibility=hidden", "-fno-strict-aliasing", "-ffp-contract=off", "-fno-gnu-unique"]
 BUILDS = {
     "fast": ["-O2", "-fPIC"],
     "debug": ["-O0", "-g", "-fPIC"],
-    # Compiled with the calls of ThreadSanitizer but not linked to its library: races.h answers them.
+    # Compiled with the calls of ThreadSanitizer but not linked to its library: races.h defines the functions called.
     "races": ["-O1", "-g", "-fPIC", "-fsanitize=thread"],
     "memory": [
         *["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"],
@@ -68,14 +68,14 @@ Extent = tuple[int, ...]  # of a grid or a block
 
 
 class KernelFault(RuntimeError):
-    """A kernel did what no kernel may do; the message says which, where and what. ``report`` has the sanitizer's text."""
+    """A fault in a kernel; the message names the kernel, the place and the fault. ``report`` has the sanitizer's text."""
 
     report = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How kernels run: which build, in which order threads and blocks take their turns, and whether only one block."""
+    """How kernels run: the build, the order of threads and blocks, and whether only one block runs."""
 
     build: str = "fast"
     order: str = "forward"
@@ -100,7 +100,7 @@ def settings() -> Settings:
 
 @contextlib.contextmanager
 def running(**changes: Any) -> Iterator[Settings]:
-    """Change the settings for the length of a ``with``.
+    """Change the settings within a ``with`` block.
 
     >>> with running(order="random", seed=3):
     ...     settings()
@@ -114,7 +114,7 @@ def running(**changes: Any) -> Iterator[Settings]:
 
 
 class Module:
-    """A CUDA source for the CPU, compiled when a kernel of it is first launched in a build."""
+    """A CUDA source for the CPU, compiled for a build when one of its kernels is first launched in it."""
 
     def __init__(self, *, code: str, options: Sequence[str] = ()) -> None:
         self.code, self.kernels = code, sources.kernels_in(code)
@@ -148,7 +148,7 @@ class Module:
 
 
 def _check(kernel: sources.Kernel, args: Sequence[Any], real: np.dtype) -> None:
-    """Raise unless the arguments are exactly what the kernel's signature says, as nothing in CUDA does."""
+    """Raise unless the arguments are exactly those of the kernel's signature; CUDA does not check this."""
     if len(args) != len(kernel.parameters):
         raise TypeError(f"{kernel.name}: expected {len(kernel.parameters)} arguments, got {len(args)}")
     for parameter, arg in zip(kernel.parameters, args, strict=True):
@@ -190,7 +190,7 @@ def _headers() -> tuple[Path, str]:
 
 @functools.cache
 def _compiled(code: str, defines: tuple[str, ...], build: str, kernels: tuple[str, ...]) -> Path:
-    """Return the library (for "memory" the program) made of ``code``, from the cache if it was made before."""
+    """Return the library (for "memory" the program) compiled from ``code``, from the cache if it is there."""
     compiler, version = _compiler()
     folder, headers = _headers()
     code = _DYNAMIC.sub(r"\1* const \2 = reinterpret_cast<\1*>(cpu::dynamic_shared);", code)
@@ -210,7 +210,7 @@ def _compiled(code: str, defines: tuple[str, ...], build: str, kernels: tuple[st
                 [compiler, *options, "-I", str(folder), "-c", "-x", "c++", "-", "-o", f"{scratch}/object"],
                 [compiler, *link, f"{scratch}/object", "-o", f"{scratch}/{key}"],
             ]
-            plain = {**os.environ, "LC_ALL": "C"}  # messages as they are quoted elsewhere
+            plain = {**os.environ, "LC_ALL": "C"}  # messages in English
             for step in steps:
                 done = subprocess.run(step, input=code, capture_output=True, text=True, env=plain, check=False)
                 if done.returncode:
@@ -245,7 +245,7 @@ class _Launch(ctypes.Structure):
 
 
 _library = functools.cache(lambda path: ctypes.CDLL(str(path)))
-_one_at_a_time = threading.Lock()  # a library has one block's worth of shared memory
+_one_at_a_time = threading.Lock()  # a library has the shared memory of one block
 
 
 def _run_here(path: Path, kernel: sources.Kernel, launch: _Launch, args: Sequence[Any], real: np.dtype) -> None:
@@ -254,7 +254,7 @@ def _run_here(path: Path, kernel: sources.Kernel, launch: _Launch, args: Sequenc
     spell.restype = ctypes.c_char_p
     c_types = {dtype: name for name, dtype in sources.DTYPES.items()}
     expected = ", ".join(c_types[p.dtype(real)] + "*" * p.pointer for p in kernel.parameters)
-    if spell().decode() != expected:  # the parameters were read off the text; the compiler has the last word
+    if spell().decode() != expected:  # they were read from the text, by a regular expression; the compiler knows
         raise RuntimeError(f"{kernel.name}: read as ({expected}), but compiled as ({spell().decode()})")
     cells = [np.array([_address(arg) if p.pointer else arg]) for p, arg in zip(kernel.parameters, args, strict=True)]
     pointers = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
@@ -280,21 +280,21 @@ def _with_lines(path: Path, message: str) -> str:
             done = subprocess.run(["addr2line", "-i", "-e", path, address], capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return f"address {address}"
-        # The innermost of the calls inlined there comes first; atomicAdd in cuda.h is not whose line is wanted.
+        # The innermost of the inlined calls comes first; the line of the kernel is wanted, not that of atomicAdd in cuda.h.
         frames = [Path(frame.split(" ")[0]).name for frame in done.stdout.splitlines()]
         return next((frame for frame in frames if not frame.startswith("cuda.h:")), frames[0])
 
     return re.sub(r"\[code (\w+)\]", line, message)
 
 
-# ------------------------------------------------------------------------------------ running, in a process of its own
+# -------------------------------------------------------------------------------------- running, in a separate process
 
 
 def _run_process(path: Path, kernel: sources.Kernel, launch: _Launch, args: Sequence[Any]) -> None:
-    """Write the launch to a file, let the program run it, read back the arrays: the other end of kernels/cpu/process.h."""
+    """Write the launch to a file, run the program on it and read back the arrays; see kernels/cpu/process.h."""
     numbers = [*launch.grid, *launch.block, launch.shared_bytes, launch.order, launch.seed, launch.only_block]
     request = [kernel.name.encode().ljust(128, b"\0"), struct.pack("=8IQqI", *numbers, len(args))]
-    places: dict[tuple[int, int], int] = {}  # of arrays given more than once
+    places: dict[tuple[int, int], int] = {}  # the argument number of each array, for arrays given more than once
     arrays = []
     for i, arg in enumerate(args):
         if not isinstance(arg, np.ndarray):
@@ -329,7 +329,7 @@ def _run_process(path: Path, kernel: sources.Kernel, launch: _Launch, args: Sequ
 
 
 def _summary(report: str) -> str:
-    r"""Say in a line what a sanitizer said in many.
+    r"""Return a sanitizer's report in one line.
 
     >>> _summary("conv.cu:7:3: runtime error: index 9 out of bounds\nWHERE: block (0, 0, 0), thread (1, 0, 0)")
     'block (0, 0, 0), thread (1, 0, 0): conv.cu:7:3: runtime error: index 9 out of bounds'

@@ -1,9 +1,12 @@
 """Compiles kernels, checks their arguments and launches them: on CuPy's arrays, or on NumPy's through the CPU runner.
 
-A launch is three things: the kernel compiled for the arrays' precision (once, then remembered), arguments whose C types
-are those of the kernel's signature, and a number of threads. CUDA checks none of it. A kernel handed float64 data as
-``float*``, a Python float as ``float`` or a transposed view as a plain array computes nonsense without a word, so
-everything is checked here first, and what is wrong is named.
+A launch needs three things: the kernel compiled for the arrays' precision (once, then cached), arguments whose C types
+are those of the kernel's signature, and a number of threads. CUDA checks none of them. A kernel that receives float64 data as
+``float*``, a Python float as ``float`` or a transposed view as a plain array computes nonsense without an error. So
+everything is checked here first, and the error names the wrong argument.
+
+CuPy compiles every kernel with ``-ftz=true``: on a GPU, subnormal numbers of float32 (below 1.2e-38) count as zero, on the
+CPU they do not. The sign of such a gradient is then 0.
 
 On CuPy, work is queued on the current stream of the arrays' device. CuPy is imported at the first launch, never before;
 without it, or without a GPU, a launch raises RuntimeError. With ``NPADV_KERNELS=cpu`` in the environment the kernels take
@@ -44,8 +47,8 @@ __all__ = [
 REALS = (np.dtype(np.float32), np.dtype(np.float64))
 INT_MAX = 2**31 - 1
 THREADS = 256  # in a block: a multiple of the warp's 32, and small enough for any kernel's registers
-_MAX_BLOCKS = 65_535  # far more threads than any GPU holds at once; the kernels' grid-stride loops do the rest
-_MAX_SHARED = 48 << 10  # bytes a block may have without asking the driver for more
+_MAX_BLOCKS = 65_535  # far more threads than any GPU runs at once; the kernels' grid-stride loops cover the rest
+_MAX_SHARED = 48 << 10  # bytes a block may have without a setting of the driver
 
 
 # ------------------------------------------------------------------------------------------------ arrays
@@ -53,12 +56,12 @@ _MAX_SHARED = 48 << 10  # bytes a block may have without asking the driver for m
 
 @functools.cache
 def _cupy() -> Any:
-    """Return CuPy, looked for once. The kernels see it through here only, so a test can put another module in its place."""
+    """Return CuPy. All launches get it here, so a test can put another module in its place."""
     return require_cupy()
 
 
 def _on_cpu(*arrays: Any) -> bool:
-    """Tell whether the environment says that kernels run on the CPU, and none of the arrays is on a GPU."""
+    """Whether the environment says that kernels run on the CPU, and none of the arrays is on a GPU."""
     asked = os.environ.get("NPADV_KERNELS", "")
     if asked not in ("", "cpu"):
         raise ValueError(f"NPADV_KERNELS: expected 'cpu' or nothing, got {asked!r}")
@@ -115,7 +118,7 @@ def contiguous(a: Any) -> Any:
 def empty(like: Any, shape: tuple[int, ...], dtype: Any = None) -> Any:
     """Return a new array of ``shape`` on the device of ``like`` and of its dtype, if no other is given.
 
-    On the CPU it is filled with NaN, or -1: an element that no thread writes shows.
+    On the CPU it is filled with NaN, or -1, so that an element that no thread writes is visible.
     """
     with _on_device(like):
         a = array_module(like).empty(shape, like.dtype if dtype is None else dtype)
@@ -157,7 +160,7 @@ def integer(name: str, which: str, value: Any, *, least: int = 0, most: int = IN
 
 
 def covering(elements: int) -> int:
-    """Return how many blocks of :data:`THREADS` threads a kernel with a grid-stride loop needs for so many elements.
+    """Return the number of blocks of :data:`THREADS` threads for a kernel with a grid-stride loop over so many elements.
 
     >>> covering(0), covering(1), covering(257), covering(2**40)
     (0, 1, 2, 65535)
@@ -179,7 +182,7 @@ def launch(
     Parameters
     ----------
     file, kernel : str
-        Where it is and what it is called.
+        The names of its file and of the kernel.
     args : mapping
         Every parameter of the kernel by its name: a C-contiguous array, or None for a null pointer; a Python number,
         which becomes the parameter's C type, or a NumPy scalar, which must have it.
@@ -196,7 +199,7 @@ def launch(
     RuntimeError
         There is no CuPy, no GPU, or, with ``NPADV_KERNELS=cpu``, no g++.
     npadv.kernels.cpu.KernelFault
-        On the CPU only: the kernel did something wrong.
+        On the CPU only: a fault that the CPU runner found in the kernel.
     """
     signature = sources.kernels_in(sources.translation_unit(file))[kernel]
     if set(args) != (expected := {p.name for p in signature.parameters}):
@@ -224,7 +227,8 @@ def launch(
             _function(xp, file, kernel, real)(grid, block, packed, shared_mem=shared)
 
 
-_INTEGERS = {  # a launch converts up to twenty integers; looking their limits up each time would cost more than the launch
+# A launch converts up to twenty integers; looking up their limits each time would cost more than the launch.
+_INTEGERS = {
     c_type: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max), dtype.type)
     for c_type, dtype in sources.DTYPES.items()
     if dtype.kind in "iu"
@@ -232,7 +236,7 @@ _INTEGERS = {  # a launch converts up to twenty integers; looking their limits u
 
 
 def _argument(kernel: str, parameter: sources.Parameter, value: Any, real: np.dtype) -> Any:
-    """Return ``value`` as the launch takes it: an array, or a scalar whose width is the parameter's."""
+    """Return ``value`` as an array, or as a scalar of the parameter's type."""
     which, c_type, pointer = parameter
     if type(value) is int and not pointer and c_type in _INTEGERS:
         least, most, make = _INTEGERS[c_type]
@@ -273,9 +277,9 @@ _compiling = threading.Lock()
 
 
 def _function(xp: Any, file: str, kernel: str, real: np.dtype) -> Any:
-    """Return a kernel compiled for float32 or float64; CuPy keeps its binary for each device, on disk too."""
+    """Return a kernel compiled for float32 or float64; CuPy caches its binary for each device, also on disk."""
     key = xp.__name__, file, kernel, real.name
-    with _compiling:  # so that two threads that want one kernel compile it once
+    with _compiling:  # two threads that need the same kernel compile it once
         if key not in _functions:
             options = ("-std=c++17", f"-Dreal={'double' if real == np.float64 else 'float'}")
             make = cpu.Module if xp is np else xp.RawModule

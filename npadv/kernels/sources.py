@@ -1,8 +1,8 @@
-"""Finds the CUDA sources and reads off them what a launch must know: each kernel's parameters.
+"""Finds the CUDA sources, and reads from them the parameters of each kernel.
 
 A kernel is written ``extern "C" __global__ void name(parameters)``, its parameters are numbers and pointers of the types
 in :data:`DTYPES`, and ``real`` stands for the precision it is compiled for. ``#include "name.cuh"`` is replaced by that
-file's text, so that what is compiled, and remembered by its text, is one piece.
+file's text, so that a source is one text, by which compiled kernels are cached.
 
 >>> print(source("sign_step").splitlines()[0])
 // One step of a sign-gradient attack, in place:
@@ -30,7 +30,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "signed char": np.dtype(np.int8),
     "bool": np.dtype(np.bool_),
 }
-"""The C types a kernel's parameters may have (or point to), and NumPy's words for them; ``real`` is one of the first two."""
+"""The C types of a kernel's parameters (or of the elements they point to) as dtypes; ``real`` is one of the first two."""
 
 _KERNEL = re.compile(
     r'extern\s+"C"\s+__global__\s+(?:__launch_bounds__\s*\(([^)]*)\)\s*)?'
@@ -63,7 +63,7 @@ class Kernel(NamedTuple):
 def folder() -> Path:
     """Return the folder of the ``.cu`` files: inside an installed package, beside it in a checkout."""
     package = Path(__file__).parents[1]
-    # In a wheel they are inside the package, and a folder `kernels` beside it would be someone else's.
+    # In a wheel they are inside the package; a folder `kernels` beside it would belong to another package.
     inside = package / "_kernels"
     return inside if inside.is_dir() else package.parent / "kernels"
 
@@ -109,7 +109,7 @@ def expand(code: str, name: str, beside: Path) -> str:
 
 @functools.cache
 def translation_unit(name: str) -> str:
-    """Return all that the compiler is given for ``kernels/<name>.cu``."""
+    """Return the text that the compiler receives for ``kernels/<name>.cu``."""
     return expand(source(name), f"{name}.cu", folder())
 
 
@@ -120,7 +120,7 @@ def kernels_in(code: str) -> dict[str, Kernel]:
     Raises
     ------
     ValueError
-        A parameter is of a type that launches do not know.
+        A parameter has a type that is not in :data:`DTYPES`.
 
     Examples
     --------
@@ -146,6 +146,6 @@ def _parameter(kernel: str, text: str) -> Parameter:
 
 
 def _constant(code: str, name: str) -> int:
-    """Return the value of ``constexpr int name = 256;`` or ``#define name 256``; 1024, CUDA's own limit, of anything else."""
+    """Return the value of ``constexpr int name = 256;`` or ``#define name 256``, or 1024, CUDA's limit, if there is neither."""
     value = re.search(rf"(?:\b{re.escape(name)}\s*=|#define\s+{re.escape(name)})\s*(\d+)\b", code)
     return int(value[1]) if value else 1024

@@ -1,9 +1,8 @@
-"""Update rules and the max-norm constraint, in place, one launch each: what :mod:`npadv.optim` does with array operations.
+"""Update rules and the max-norm constraint, in place, one launch each: the kernels of :mod:`npadv.optim`.
 
-``sgd`` and ``adam`` are for a parameter at a time; ``adam_advance`` comes once before them in every step. What changes from
-step to step, step size, momentum and the number of updates, is read from the device's memory when a kernel runs
-(``settings``, float64), so that a CUDA graph captured once can be replayed while a schedule goes on.
-Beside each stands its ``_reference``: the same as array expressions of NumPy or CuPy, which returns new arrays.
+``sgd`` and ``adam`` change one parameter. The numbers that change from step to step (step size, momentum, Adam's bias
+corrections) are in ``settings``, an array of float64 in the device's memory that the kernel reads when it runs. So a CUDA
+graph captured once can be replayed while a schedule goes on.
 
 All raise TypeError or ValueError for a wrong argument, naming it, with nothing launched, and RuntimeError without CuPy or a
 GPU.
@@ -14,52 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from npadv.backend import Array, xp_of
+from npadv.backend import Array
 from npadv.kernels.checks import check_companion, check_in_place, check_shape
 from npadv.kernels.launch import THREADS, check_arrays, contiguous, covering, integer, launch, real_number
 
 __all__ = [
     "adam",
-    "adam_advance",
-    "adam_advance_reference",
-    "adam_reference",
     "max_norm",
-    "max_norm_reference",
     "sgd",
-    "sgd_reference",
 ]
 
 _DOUBLE = np.dtype(np.float64)
 
 
 # ------------------------------------------------------------------------------------------- gradient descent
-
-
-def sgd_reference(
-    p: Array,
-    g: Array,
-    settings: Array,
-    *,
-    velocity: Array = None,
-    dampening: float = 0.0,
-    nesterov: bool = False,
-    weight_decay: float = 0.0,
-    scale: float = 1.0,
-) -> tuple[Array, Array]:
-    """Return the parameter and velocity that :func:`sgd` leaves behind, as array expressions; the arguments stay as they are.
-
-    >>> p, v = sgd_reference(np.ones(1), np.ones(1), np.array([0.5, 0.9]), velocity=np.ones(1))
-    >>> p.round(4), v
-    (array([0.05]), array([1.9]))
-    """
-    if weight_decay:
-        g = g + weight_decay * p
-    step = (settings[0] * scale).astype(p.dtype)
-    if velocity is None:
-        return p - step * g, None
-    momentum = settings[1].astype(p.dtype)
-    v = momentum * velocity + (1 - dampening) * g
-    return p - step * (g + momentum * v if nesterov else v), v
 
 
 def sgd(
@@ -111,56 +78,6 @@ def sgd(
 # -------------------------------------------------------------------------------------------------------- Adam
 
 
-def adam_advance_reference(settings: Array, betas: tuple[float, float] = (0.9, 0.999)) -> Array:
-    """Return the settings that :func:`adam_advance` leaves behind, as array expressions.
-
-    >>> adam_advance_reference(np.array([1e-3, 0, 0, 0])).round(3)
-    array([0.001, 1.   , 0.1  , 0.001])
-    """
-    t = settings[1] + 1
-    return xp_of(settings).stack([settings[0], t, 1 - betas[0] ** t, 1 - betas[1] ** t])
-
-
-def adam_advance(settings: Array, betas: tuple[float, float] = (0.9, 0.999)) -> None:
-    """Count an update, in place: before :func:`adam` has its turn with each parameter, once a step.
-
-    Parameters
-    ----------
-    settings : cupy.ndarray of float64, (4,)
-        Step size, which the caller keeps; t, the number of updates, which begins at 0; and the bias corrections
-        1 - b1^t and 1 - b2^t, which begin anyhow.
-    betas : (float, float)
-        Those of :func:`adam`, in [0, 1).
-    """
-    name = "adam_advance"
-    check_arrays(name, {"settings": settings}, (_DOUBLE,))
-    check_shape(name, "settings", settings, (4,), "step size, updates and two corrections")
-    b1, b2 = _betas(name, betas)
-    launch("updates", name, {"settings": settings, "b1": b1, "b2": b2}, blocks=1, threads=32)
-
-
-def adam_reference(
-    p: Array,
-    g: Array,
-    mean: Array,
-    square: Array,
-    settings: Array,
-    *,
-    betas: tuple[float, float] = (0.9, 0.999),
-    epsilon: float = 1e-8,
-    weight_decay: float = 0.0,
-    scale: float = 1.0,
-) -> tuple[Array, Array, Array]:
-    """Return the parameter, mean and square that :func:`adam` leaves behind, as array expressions."""
-    xp, (b1, b2) = xp_of(p), betas
-    if weight_decay:
-        g = g + weight_decay * p
-    step, correction = (s.astype(p.dtype) for s in (settings[0] * scale / settings[2], settings[3]))
-    m = b1 * mean + (1 - b1) * g
-    v = b2 * square + (1 - b2) * g * g
-    return p - step * m / (xp.sqrt(v / correction) + epsilon), m, v
-
-
 def adam(
     p: Array,
     g: Array,
@@ -183,9 +100,9 @@ def adam(
     g : cupy.ndarray
         The gradient, of the shape, dtype and device of ``p``, in memory of its own.
     settings : cupy.ndarray of float64, (4,)
-        As :func:`adam_advance` leaves them.
+        Step size; t, the number of this update, from 1; and the bias corrections 1 - b1^t and 1 - b2^t.
     betas : (float, float)
-        How much the averages keep, in [0, 1).
+        Weights of the old averages, in [0, 1).
     epsilon, weight_decay : float
         At least 0.
     scale : float
@@ -202,18 +119,6 @@ def adam(
 # ----------------------------------------------------------------------------------------------------- max-norm
 
 
-def max_norm_reference(w: Array, limit: float, axes: tuple[int, ...]) -> Array:
-    """Return the weights that :func:`max_norm` leaves behind, as array expressions.
-
-    >>> max_norm_reference(np.array([[3.0, 0.3], [4.0, 0.4]]), 1.0, axes=(0,))
-    array([[0.6, 0.3],
-           [0.8, 0.4]])
-    """
-    xp = xp_of(w)
-    length = xp.sqrt((w * w).sum(axis=axes, keepdims=True))
-    return w * xp.minimum(1, limit / xp.maximum(length, limit))
-
-
 def max_norm(w: Array, limit: float, axes: tuple[int, ...]) -> None:
     """Shrink every unit's incoming weights to the l2 length ``limit`` if they are longer, in place.
 
@@ -227,8 +132,8 @@ def max_norm(w: Array, limit: float, axes: tuple[int, ...]) -> None:
     limit : float
         Above 0 and finite.
     axes : tuple of int
-        Those that run over one unit's weights, neighbours in ascending order: (0,) for dense weights (in, out), (1, 2, 3)
-        for filters.
+        The axes along one unit's weights, neighbours in ascending order: (0,) for dense weights (in, out), (1, 2, 3) for
+        filters.
     """
     name = "max_norm"
     check_arrays(name, {"w": w})
@@ -258,7 +163,7 @@ def max_norm(w: Array, limit: float, axes: tuple[int, ...]) -> None:
 def _update(
     name: str, targets: dict[str, Array], g: Array, settings: tuple[str, Array, int], numbers: dict[str, float]
 ) -> dict[str, Any]:
-    """Check what all update rules have in common, and return it by the names that the kernels have for it."""
+    """Check the arguments that all update rules share, and return them by the names of the kernels' parameters."""
     arrays, p = {**targets, "g": g}, targets["p"]
     check_arrays(name, arrays)
     for which, a in list(arrays.items())[1:]:

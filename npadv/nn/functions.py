@@ -24,7 +24,7 @@ class LeakyReLU(Module):
     """x where x > 0, else slope * x."""
 
     def __init__(self, slope: float = 0.01) -> None:
-        self.slope = slope
+        self.slope = float(slope)
 
     def forward(self, x: Any, *, train: bool, rng: np.random.Generator | None) -> Any:
         """Return x or slope * x."""

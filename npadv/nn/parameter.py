@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, Self
 
 from npadv.autodiff import Tensor, as_array
 from npadv.backend import Array, xp_of
+from npadv.fast import faster
+from npadv.fast import max_norm as fast
 from npadv.fast.memory import aligned
 
 
@@ -22,12 +22,11 @@ class MaxNorm:
     limit: float
     axes: tuple[int, ...]
 
+    @faster(fast.max_norm)
     def __call__(self, weights: Array) -> None:
         """Apply the constraint in place."""
         xp = xp_of(weights)
         length = xp.sqrt((weights * weights).sum(axis=self.axes, keepdims=True))
-        if xp is np and length.max(initial=0) <= self.limit:  # as after most updates
-            return
         weights *= xp.minimum(1, self.limit / xp.maximum(length, self.limit))
 
 
@@ -50,3 +49,11 @@ class Parameter(Tensor):
         super().__init__(aligned(as_array(data)), requires_grad=True)
         self.step_scale = step_scale
         self.constraint = constraint
+
+    def _refuse(self, other: Any) -> Self:
+        raise TypeError(
+            "in-place arithmetic on a parameter, such as p -= step, would only rebind the name p and change no parameter; "
+            "use optimizer.step(gradients), or p.assign(p.data - step)"
+        )
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = _refuse

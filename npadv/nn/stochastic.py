@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -50,9 +51,14 @@ class Dropout(Module):
         return x * like(mask, values)
 
     def _kept(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-        """Draw the elements to keep, each with probability 1 - rate, from 16 random bits where these are enough."""
-        draws = np.frombuffer(rng.bytes(2 * int(np.prod(shape))), np.uint16).reshape(shape)
-        kept: np.ndarray = draws >= round(self.rate * 2**16)
+        """Draw the elements to keep, each with probability 1 - rate.
+
+        16 random bits for each are enough, unless the rate is so close to 1 that its rounding to 16 bits would change the
+        share that is kept by more than 1e-4 of it.
+        """
+        bits = 16 if abs(round(self.rate * 2**16) / 2**16 - self.rate) <= 1e-4 * (1 - self.rate) else 64
+        draws = np.frombuffer(rng.bytes(bits // 8 * math.prod(shape)), f"u{bits // 8}").reshape(shape)
+        kept: np.ndarray = draws >= np.array(round(self.rate * 2**bits), draws.dtype)
         return kept
 
 
@@ -79,7 +85,7 @@ class BatchNorm(Module):
     running_variance: Tensor  # (features,)
 
     def __init__(self, features: int, *, affine: bool = True, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
-        self.features, self.momentum, self.epsilon = features, momentum, epsilon
+        self.features, self.momentum, self.epsilon = features, float(momentum), float(epsilon)
         self.scale = Parameter(np.ones(features, np.float32)) if affine else None
         self.shift = Parameter(np.zeros(features, np.float32)) if affine else None
         self.running_mean = Tensor(np.zeros(features, np.float32))

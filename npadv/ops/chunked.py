@@ -1,11 +1,11 @@
-"""Sums over more rows than memory should hold at once: one block of them at a time, in values and in gradients.
+"""Chunked sums: over more rows than memory should hold at once, one block at a time, in values and in gradients.
 
 The gradient of a sum is a sum of gradients. So the rule of ``sum_over_blocks`` is ``sum_over_blocks`` itself, of a function
-that runs one block with a tape of its own, asks for its gradient and forgets the tape: each block is computed again on the
-way back, and whatever the order of the derivative, no more than one block's intermediate results exist at a time.
+that records one block on a tape of its own, takes its gradient and drops the tape. Each block is computed again in the
+backward pass (checkpointing), and for any order of the derivative only one block's intermediate results exist at a time.
 
-``log_kernel_sum`` is a sum of that kind under a logarithm. It keeps a running maximum, so that no exponential overflows and
-the largest is always 1; and its weights exp(t_n - y), on the way back, are at most 1 by construction.
+``log_kernel_sum`` is the logarithm of such a sum. It keeps a running maximum, so that no exponential overflows and the
+largest is always 1; the weights exp(t_n - y) of its gradient are at most 1 by construction.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _pulled_back(function: Callable[..., Any], argnum: int, block: Any, g: Any, 
     Arrays give an array; Tensors, of which the next order of derivatives is to come, a Tensor.
     """
     own = args[argnum]
-    with recording(True):  # whatever the walk says that called the rule: this tape is the block's own
+    with recording(True):  # the block's own tape, also in a backward pass that records nothing
         own = own if isinstance(own, Tensor) else Tensor(own, requires_grad=True)
         y = function(block, *args[:argnum], own, *args[argnum + 1 :])
         higher = any(isinstance(a, Tensor) for a in (g, *args))
@@ -71,9 +71,9 @@ defvjp(sum_over_blocks, _sum_rule, variadic=True)
 def log_kernel_sum(x: Any, *, points: Array, centre: Array, blocks: Sequence[Block], gamma: float) -> Any:
     """Return y_ik = log sum_n exp(t_in), t_in = gamma (2 <x_i - c, p_n - c> - |p_n - c|^2), over the points p_n of column k.
 
-    Less gamma |x_i - c|^2, which is the same in each column, t_in is -gamma |x_i - p_n|^2: y is the logarithm of a sum of
-    Gaussian kernels, up to a term that is left out since it is where the digits would go, far from all points. The centre c
-    changes nothing but rounding: what float64 keeps are digits of distances from it.
+    t_in is -gamma |x_i - p_n|^2 plus gamma |x_i - c|^2, which is the same in every column: y is the logarithm of a sum of
+    Gaussian kernels up to that term, which would cost all digits far from the points. The centre c affects rounding alone:
+    the numbers that are computed with are distances from it.
 
     Parameters
     ----------

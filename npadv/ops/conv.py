@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from npadv.autodiff import defvjp, primitive
-from npadv.backend import sliding_windows, xp_of
+from npadv.backend import as_floating, sliding_windows, xp_of
 from npadv.fast import conv as fast
 from npadv.fast import faster
 from npadv.shapes import ConvShapes, Pair, conv_shapes, pair
@@ -117,7 +117,7 @@ def conv2d(
     Parameters
     ----------
     x : (N, C, H, W)
-        Images.
+        Images; integers are converted to float64.
     w : (K, C / groups, KH, KW)
         Filters; filter k sees only the channels of its own group.
     stride, padding, dilation : int or (int, int)
@@ -131,13 +131,14 @@ def conv2d(
 
     Examples
     --------
+    >>> import numpy as np
     >>> x = np.arange(9.0).reshape(1, 1, 3, 3)
     >>> conv2d(x, np.ones((1, 1, 2, 2)))
     array([[[[ 8., 12.],
              [20., 24.]]]])
     """
     shapes = conv_shapes(x.shape, w.shape, stride, padding, dilation, groups)
-    return conv2d_forward(x, w, shapes=fast.with_winograd(shapes))
+    return conv2d_forward(as_floating(x), as_floating(w), shapes=fast.with_winograd(shapes))
 
 
 def conv_transpose2d(
@@ -170,7 +171,7 @@ def conv_transpose2d(
         raise ValueError(f"output_padding: expected less than the stride or the dilation, got {output_padding!r}")
     shapes = conv_shapes((x.shape[0], w.shape[1] * groups, *size), w.shape, stride, padding, dilation, groups)
     shapes = shapes._replace(y=x.shape)  # without the rows and columns that a convolution would find in the extra ones
-    return conv2d_input_grad(x, w, shapes=fast.with_winograd(shapes))
+    return conv2d_input_grad(as_floating(x), as_floating(w), shapes=fast.with_winograd(shapes))
 
 
 def winograd() -> AbstractContextManager[None]:
@@ -180,6 +181,7 @@ def winograd() -> AbstractContextManager[None]:
     of results and gradients are some 4e-6 of the largest element instead of 4e-7. Steps of training are taken so
     (``train.gradient_update``); elsewhere all digits are kept, since an adversarial example may depend on the last one.
 
+    >>> import numpy as np
     >>> with winograd():
     ...     y = conv2d(np.ones((8, 32, 12, 12), np.float32), np.ones((32, 32, 5, 5), np.float32))
     >>> bool(abs(y - 800).max() < 0.01)

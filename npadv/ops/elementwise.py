@@ -3,15 +3,17 @@
 The gradient of broadcasting is a sum: an element that is used many times receives the sum of the gradients of its uses, which
 ``unbroadcast`` returns. One convention holds at kinks and ties, and a test pins it: **the first wins**. ``maximum(a, b)``
 is differentiated as ``a`` where they are equal, ``relu`` is ``maximum(0, x)`` and so flat at 0, ``abs`` has the derivative
-``sign(0) = 0`` there, and ``clip`` passes the gradient on its closed interval.
+``sign(0) = 0`` there, and ``clip`` passes the gradient on its closed interval. On integers, the functions that NumPy has
+give what NumPy's give, and ``sigmoid`` and ``softplus`` compute in float64.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from npadv.autodiff import defvjp, primitive, value_of
-from npadv.backend import xp_of
+from npadv.backend import as_floating, special_of, xp_of
 from npadv.fast import elementwise as fast
 from npadv.fast import faster
 from npadv.ops.shape import unbroadcast
@@ -62,7 +64,7 @@ defvjp(divide, lambda g, y, a, b: unbroadcast(g / b, a), lambda g, y, a, b: unbr
 defvjp(
     power,
     lambda g, y, a, b: unbroadcast(g * b * a ** _one_less(b), a),
-    lambda g, y, a, b: unbroadcast(g * y * _log(a), b),
+    lambda g, y, a, b: unbroadcast(g * where(value_of(a) == 0, 0.0, y) * _log(a), b),
 )
 defvjp(negative, lambda g, y, x: -g)
 
@@ -91,6 +93,36 @@ def exp(x: Any) -> Any:
 def log(x: Any) -> Any:
     """Return the natural logarithm of x."""
     return xp_of(x).log(x)
+
+
+@primitive
+def log1p(x: Any) -> Any:
+    """Return log(1 + x), accurate for small x."""
+    return xp_of(x).log1p(x)
+
+
+@primitive
+def expm1(x: Any) -> Any:
+    """Return e**x - 1, accurate for small x."""
+    return xp_of(x).expm1(x)
+
+
+@primitive
+def sin(x: Any) -> Any:
+    """Return the sine of x, in radians."""
+    return xp_of(x).sin(x)
+
+
+@primitive
+def cos(x: Any) -> Any:
+    """Return the cosine of x, in radians."""
+    return xp_of(x).cos(x)
+
+
+@primitive
+def erf(x: Any) -> Any:
+    """Return the error function: 2 / sqrt(pi) times the integral of exp(-t**2) from 0 to x."""
+    return special_of(x).erf(x)
 
 
 @primitive
@@ -131,7 +163,7 @@ def sigmoid(x: Any) -> Any:
     >>> float(sigmoid(np.float64(-800.0))), float(sigmoid(np.float64(800.0)))
     (0.0, 1.0)
     """
-    xp = xp_of(x)
+    xp, x = xp_of(x), as_floating(x)
     z = xp.exp(-xp.abs(x))  # at most 1: cannot overflow
     return xp.where(x >= 0, xp.ones_like(z), z) / (1 + z)
 
@@ -139,7 +171,7 @@ def sigmoid(x: Any) -> Any:
 @primitive
 def softplus(x: Any) -> Any:
     """Return log(1 + exp(x)), without overflow; its derivative is ``sigmoid``."""
-    xp = xp_of(x)
+    xp, x = xp_of(x), as_floating(x)
     return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x)))
 
 
@@ -170,6 +202,11 @@ def masked(g: Any, mask: Any) -> Any:
 
 defvjp(exp, lambda g, y, x: g * y)
 defvjp(log, lambda g, y, x: g / x)
+defvjp(log1p, lambda g, y, x: g / (1 + x))
+defvjp(expm1, lambda g, y, x: g * exp(x))
+defvjp(sin, lambda g, y, x: g * cos(x))
+defvjp(cos, lambda g, y, x: -g * sin(x))
+defvjp(erf, lambda g, y, x: g * (2 / math.sqrt(math.pi) * exp(-x * x)))
 defvjp(sqrt, lambda g, y, x: g * 0.5 / y)
 defvjp(square, lambda g, y, x: g * (2 * x))
 defvjp(abs, lambda g, y, x: g * xp_of(value_of(x)).sign(value_of(x)))
@@ -204,8 +241,16 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 @primitive
 def clip(x: Any, low: Any, high: Any) -> Any:
-    """Return x confined to [low, high]; the gradient passes where low <= x <= high, the ends included."""
+    """Return x confined to [low, high]; the gradient passes where low <= x <= high, the ends included.
+
+    ``low`` or ``high`` may be None for no bound.
+    """
     return xp_of(x).clip(x, low, high)
+
+
+def _is_between(x: Any, low: Any, high: Any) -> Any:
+    above = True if low is None else x >= low
+    return above & (x == x if high is None else x <= high)
 
 
 defvjp(
@@ -226,7 +271,7 @@ defvjp(
 )
 defvjp(
     clip,
-    lambda g, y, x, low, high: unbroadcast(masked(g, (value_of(x) >= low) & (value_of(x) <= high)), x),
+    lambda g, y, x, low, high: unbroadcast(masked(g, _is_between(value_of(x), value_of(low), value_of(high))), x),
     None,
     None,
 )

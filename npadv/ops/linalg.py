@@ -1,4 +1,4 @@
-"""The matrix product, of matrices, vectors and stacks of matrices.
+"""The matrix product, of matrices, vectors and stacks of matrices; and the products that are built on it.
 
 For matrices Y = A B and a cotangent G of Y's shape: dA = G B^T and dB = A^T G. Stacks broadcast, so their gradients are
 summed back; a vector is a matrix of one row (on the left) or one column (on the right), whose axis is dropped again.
@@ -6,12 +6,18 @@ summed back; a vector is a matrix of one row (on the left) or one column (on the
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
-from npadv.autodiff import defvjp, primitive
+from numpy.lib.array_utils import normalize_axis_tuple
+
+from npadv.autodiff import defvjp, primitive, value_of
+from npadv.backend import shape_of
 from npadv.fast import faster
 from npadv.fast import linalg as fast
-from npadv.ops.shape import expand_dims, reshape, sum_to, swap_last_axes, unbroadcast
+from npadv.ops.elementwise import multiply
+from npadv.ops.shape import expand_dims, reshape, sum_to, swap_last_axes, transpose, unbroadcast
 
 
 @primitive
@@ -62,3 +68,58 @@ defvjp(
     lambda g, y, x, w, b: matmul(x.T, g),
     lambda g, y, x, w, b: sum_to(g, shape=b.shape),
 )
+
+
+# Built on it ----------------------------------------------------------------------------------------------------------
+
+
+def tensordot(a: Any, b: Any, axes: int | Sequence[Any] = 2) -> Any:
+    """Return the product summed over pairs of axes: the last ``axes`` of a with the first of b, or those in two lists.
+
+    >>> import numpy as np
+    >>> tensordot(np.ones((2, 3, 4)), np.ones((4, 3)), axes=([2, 1], [0, 1])).tolist()
+    [12.0, 12.0]
+    """
+    summed_a, summed_b = _paired_axes(a, b, axes)
+    if [a.shape[i] for i in summed_a] != [b.shape[i] for i in summed_b]:
+        raise ValueError(f"tensordot(axes={axes}): the lengths of paired axes differ in shapes {a.shape} and {b.shape}")
+    rows = tuple(i for i in range(a.ndim) if i not in summed_a)
+    columns = tuple(i for i in range(b.ndim) if i not in summed_b)
+    inner = math.prod(a.shape[i] for i in summed_a)
+    shape_a, shape_b = tuple(a.shape[i] for i in rows), tuple(b.shape[i] for i in columns)
+    left = reshape(transpose(a, axes=rows + summed_a), shape=(math.prod(shape_a), inner))
+    right = reshape(transpose(b, axes=summed_b + columns), shape=(inner, math.prod(shape_b)))
+    return reshape(matmul(left, right), shape=shape_a + shape_b)
+
+
+def _paired_axes(a: Any, b: Any, axes: int | Sequence[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the axes of a and of b that a tensordot sums over, in pairs."""
+    if isinstance(axes, Sequence):
+        in_a, in_b = axes
+        pairs = normalize_axis_tuple(in_a, a.ndim), normalize_axis_tuple(in_b, b.ndim)
+        if len(pairs[0]) != len(pairs[1]):
+            raise ValueError(f"tensordot(axes={axes}): expected as many axes of a as of b")
+        return pairs
+    if not 0 <= axes <= min(a.ndim, b.ndim):
+        raise ValueError(f"tensordot(axes={axes}): the operands have {a.ndim} and {b.ndim} axes")
+    return tuple(range(a.ndim - axes, a.ndim)), tuple(range(axes))
+
+
+def dot(a: Any, b: Any) -> Any:
+    """Return a . b by NumPy's rules: the sum over the last axis of a and the last but one of b (or its only one).
+
+    >>> import numpy as np
+    >>> float(dot(np.array([1.0, 2.0]), np.array([3.0, 4.0])))
+    11.0
+    """
+    ndim_a, ndim_b = (len(shape_of(value_of(x))) for x in (a, b))
+    if ndim_a == 0 or ndim_b == 0:
+        return multiply(a, b)
+    if ndim_a <= 2 and ndim_b <= 2:
+        return matmul(a, b)
+    return tensordot(a, b, axes=([-1], [-1 if ndim_b == 1 else -2]))
+
+
+def outer(a: Any, b: Any) -> Any:
+    """Return the products of each element of a with each of b, as a matrix."""
+    return multiply(reshape(a, shape=(-1, 1)), reshape(b, shape=(1, -1)))

@@ -1,18 +1,22 @@
 """Operations that reduce axes: sum, mean, max and min, logsumexp, and the softmax and cross-entropy of a classifier's logits.
 
 ``axis`` is None (all axes), an integer or a tuple of integers, as in NumPy. Where several elements share the maximum,
-the gradient goes to the first, in the order the elements are read.
+the gradient goes to the first, in the order the elements are read. On integers, the functions that NumPy has give what
+NumPy's give, and the others compute in float64.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
+
 from npadv.autodiff import defvjp, primitive, value_of
-from npadv.backend import xp_of
+from npadv.backend import accurate_sum, as_floating, xp_of
 from npadv.fast import faster, if_enabled
 from npadv.fast import reduce as fast
-from npadv.ops.elementwise import exp
+from npadv.ops.elementwise import exp, where
 from npadv.ops.shape import broadcast_to, reshape
 
 Axis = int | tuple[int, ...] | None
@@ -20,8 +24,8 @@ Axis = int | tuple[int, ...] | None
 
 @primitive
 def sum(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Return the sum over the given axes."""
-    return x.sum(axis=axis, keepdims=keepdims)
+    """Return the sum over the given axes, as accurate as pairwise summation in every memory layout."""
+    return _like_input(accurate_sum(x, axis, keepdims), x)
 
 
 @primitive
@@ -30,7 +34,7 @@ def mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
     count = _count(x, axis)
     if count == 0:
         raise ValueError(f"mean: expected at least one element to average, got shape {x.shape} over axis {axis}")
-    return x.sum(axis=axis, keepdims=keepdims) / count
+    return _like_input(accurate_sum(x, axis, keepdims) / count, x)
 
 
 @primitive
@@ -39,9 +43,10 @@ def max(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
     return x.max(axis=axis, keepdims=keepdims)
 
 
+@primitive
 def min(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """Return the minimum over the given axes; at ties the gradient goes to the first."""
-    return -max(-x, axis=axis, keepdims=keepdims)
+    return x.min(axis=axis, keepdims=keepdims)
 
 
 @primitive
@@ -52,10 +57,10 @@ def logsumexp(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
     >>> float(logsumexp(np.array([1000.0, 1000.0])))
     1000.6931471805599
     """
-    xp = xp_of(x)
+    xp, x = xp_of(x), as_floating(x)
     top = x.max(axis=axis, keepdims=True)
     top = xp.where(xp.isfinite(top), top, xp.zeros_like(top))  # an infinite maximum would give inf - inf
-    y = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
+    y = _like_input(xp.log(accurate_sum(xp.exp(x - top), axis, keepdims=True)) + top, x)
     return y if keepdims else y.reshape(_reduced_shape(x, axis))
 
 
@@ -68,8 +73,14 @@ defvjp(
     ),
 )
 defvjp(
+    min,
+    lambda g, y, x, axis=None, keepdims=False: (
+        _spread(g, x, axis) * first_maximum(-value_of(x), -value_of(y), _axes(x, axis))
+    ),
+)
+defvjp(
     logsumexp,
-    lambda g, y, x, axis=None, keepdims=False: _with_axes(g, x, axis) * exp(x - _with_axes(y, x, axis)),
+    lambda g, y, x, axis=None, keepdims=False: _with_axes(g, x, axis) * exp(x - _with_axes(_no_lowest(y), x, axis)),
 )
 
 
@@ -91,8 +102,9 @@ def first_maximum(x: Any, y: Any, axes: tuple[int, ...]) -> Any:
 @primitive
 def softmax(x: Any, *, axis: int = -1) -> Any:
     """Return exp(x) / sum(exp(x)) along an axis, without overflow."""
+    x = as_floating(x)
     exps = xp_of(x).exp(x - x.max(axis=axis, keepdims=True))
-    return exps / exps.sum(axis=axis, keepdims=True)
+    return _like_input(exps / accurate_sum(exps, axis, keepdims=True), x)
 
 
 defvjp(softmax, lambda g, y, x, axis=-1: y * (g - sum(g * y, axis=axis, keepdims=True)))
@@ -106,7 +118,7 @@ def softmax_cross_entropy(x: Any, *, labels: Any, reduction: str) -> Any:
     One operation for the end of every classifier: its gradient, softmax(x) - one_hot(labels), needs none of the steps
     between.
     """
-    xp = xp_of(x)
+    xp, x = xp_of(x), as_floating(x)
     shifted = x - x.max(axis=1, keepdims=True)
     losses = xp.log(xp.exp(shifted).sum(axis=1)) - shifted[xp.arange(len(x)), labels]
     if reduction == "none":
@@ -138,9 +150,10 @@ defvjp(
 
 
 def _axes(x: Any, axis: Axis) -> tuple[int, ...]:
-    if axis is None:
+    """Return the reduced axes, counted from 0."""
+    if axis is None or x.ndim == 0:  # NumPy allows axis 0 and -1 of an array without axes
         return tuple(range(x.ndim))
-    return tuple(a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+    return normalize_axis_tuple(axis, x.ndim)
 
 
 def _count(x: Any, axis: Axis) -> int:
@@ -161,6 +174,17 @@ def _with_axes(g: Any, x: Any, axis: Axis) -> Any:
     """Return a reduced result with the reduced axes put back, each of length one."""
     reduced = _axes(x, axis)
     return reshape(g, shape=tuple(1 if a in reduced else n for a, n in enumerate(x.shape)))
+
+
+def _no_lowest(y: Any) -> Any:
+    """Return y with 0 for -inf: exp(x - y) is then 0 where all x are -inf, and not NaN."""
+    lowest = value_of(y) == -float("inf")
+    return where(lowest, 0.0, y) if lowest.any() else y
+
+
+def _like_input(y: Any, x: Any) -> Any:
+    """Return a result of float16, which was computed in float32, in float16 again."""
+    return y.astype(x.dtype) if x.dtype == np.float16 else y
 
 
 def _spread(g: Any, x: Any, axis: Axis) -> Any:

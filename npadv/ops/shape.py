@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from npadv.autodiff import defvjp, primitive, value_of
-from npadv.backend import add_at, xp_of
+from npadv.backend import accurate_sum, add_at, xp_of
 from npadv.fast import faster
 from npadv.fast import shape as fast
 
@@ -60,7 +61,7 @@ def swap_last_axes(x: Any) -> Any:
 
 def expand_dims(x: Any, axis: int) -> Any:
     """Return x with a new axis of length one at position ``axis``."""
-    axis %= x.ndim + 1
+    axis = normalize_axis_index(axis, x.ndim + 1)
     return reshape(x, shape=(*x.shape[:axis], 1, *x.shape[axis:]))
 
 
@@ -78,7 +79,7 @@ def sum_to(x: Any, *, shape: tuple[int, ...]) -> Any:
     """Return x summed over the axes along which ``shape`` would be broadcast to x's shape."""
     lead = x.ndim - len(shape)
     stretched = tuple(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1)
-    return x.sum(axis=(*range(lead), *stretched)).reshape(shape)
+    return accurate_sum(x, (*range(lead), *stretched)).reshape(shape).astype(x.dtype, copy=False)
 
 
 defvjp(broadcast_to, lambda g, y, x, shape: sum_to(g, shape=x.shape))
