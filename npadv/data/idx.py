@@ -67,7 +67,7 @@ def read_idx(path: str | os.PathLike[str], *, largest: int = 2**30) -> np.ndarra
         ) from error
 
 
-def _read(path: Path, stream: IO[bytes] | gzip.GzipFile, largest: int) -> np.ndarray:
+def _read(path: Path, stream: Any, largest: int) -> np.ndarray:
     """Read the header, then as many bytes as it says and no more."""
     head = stream.read(4)
     if len(head) < 4:
