@@ -2,11 +2,10 @@
 
     y[n,u] = max over p of x[n, p * units + u]          x (N, pieces * units, ...), y (N, units, ...)
 
-The first pieces of all units lie side by side, then all the second ones, and so on: the maximum runs over ``pieces`` slices
-of x.
+The first pieces of all units lie side by side, then all the second ones, and so on: y is the maximum of ``pieces`` slices of x.
 
-The place of the maximum is constant nearby, so the gradient goes through ``maxout_scatter``, which puts each value back at the
-winning piece, and the gradient of that goes through ``maxout_gather``, which reads it there. At ties the first piece wins.
+The piece that wins does not change near x. So the gradient is ``maxout_scatter``, which puts each cotangent at the winning
+piece, and the gradient of that is ``maxout_gather``, which reads the value there. At ties the first piece wins.
 """
 
 from __future__ import annotations
