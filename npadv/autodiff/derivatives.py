@@ -1,8 +1,8 @@
 """Whole Jacobians and products with Jacobians and Hessians, each built on ``grad`` alone.
 
-Let y = f(x) have the Jacobian J and, if y is a scalar, the Hessian H. One backward pass computes J^T u for a vector u: ``grad``.
-With u = e_1, e_2, ... it computes the rows of J: ``jacobian``. A second pass through the first computes J v (``jvp``) and H v
-(``hvp``); neither forms J or H.
+Let y = f(x) have the Jacobian J and, if y is a scalar, the Hessian H. One backward pass computes J^T u for a vector u:
+``grad``. With u = e_1, e_2, ... it computes the rows of J: ``jacobian``. A second pass through the first computes J v
+(``jvp``) and H v (``hvp``); neither forms J or H.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Chunked sums: sums over more rows than memory should hold, computed one block at a time, and so are their gradients.
 
-The gradient of a sum is the sum of the gradients. So the rule of ``sum_over_blocks`` is ``sum_over_blocks`` of another function:
-it records one block on a separate tape, takes its gradient and drops the tape. Each block is computed again in the backward
-pass (checkpointing), and in derivatives of any order only one block's intermediate results exist at a time.
+The gradient of a sum is the sum of the gradients. So the rule of ``sum_over_blocks`` is ``sum_over_blocks`` of another
+function: it records one block on a separate tape, takes its gradient and drops the tape. Each block is computed again in the
+backward pass (checkpointing), and in derivatives of any order only one block's intermediate results exist at a time.
 
 ``log_kernel_sum`` is the logarithm of such a sum. It keeps a running maximum, so that no exponential overflows. The weights
 exp(t_n - y) of its gradient are at most 1.

@@ -4,8 +4,8 @@ For images x (N, C, H, W), filters w (K, C/groups, KH, KW) and y (N, K, OH, OW),
 
     y[n, k, a, b] = sum over c, i, j of  w[k, c, i, j] * x[n, c, a*s + i*d - p, b*s + j*d - p].
 
-Write each window of x as a row of a matrix X, the *columns* of x (im2col), each filter as a column of a matrix W, and the results
-of each window as a row of a matrix Y. With the cotangent G of Y, the three primitives are three matrix products:
+Write each window of x as a row of a matrix X, the *columns* of x (im2col), each filter as a column of a matrix W, and the
+results of each window as a row of a matrix Y. With the cotangent G of Y, the three primitives are three matrix products:
 
     Y = X W                 ``conv2d_forward``
     dX = G W^T              ``conv2d_input_grad``, which then adds each row of dX back to the pixels of its window

@@ -1,8 +1,8 @@
 """The matrix product, of matrices, vectors and stacks of matrices; and the products that are built on it.
 
-For matrices Y = A B and a cotangent G of Y's shape, dA = G B^T and dB = A^T G. Stacks of matrices broadcast, and their gradients
-are summed back (``unbroadcast``). A vector is treated as a matrix of one row (on the left) or one column (on the right), and
-the result drops that axis.
+For matrices Y = A B and a cotangent G of Y's shape, dA = G B^T and dB = A^T G. Stacks of matrices broadcast, and their
+gradients are summed back (``unbroadcast``). A vector is treated as a matrix of one row (on the left) or one column (on the
+right), and the result drops that axis.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Operations that reduce axes: sum, mean, max and min, logsumexp, and the softmax and cross-entropy of a classifier's logits.
 
-``axis`` is None (all axes), an integer or a tuple of integers, as in NumPy. Where several elements equal the maximum, the gradient
-goes to the first of them, in the order of the indices. On integers, functions that NumPy also has return the same as NumPy's;
-the others compute in float64.
+``axis`` is None (all axes), an integer or a tuple of integers, as in NumPy. Where several elements equal the maximum, the
+gradient goes to the first of them, in the order of the indices. On integers, functions that NumPy also has return the same as
+NumPy's; the others compute in float64.
 """
 
 from __future__ import annotations
