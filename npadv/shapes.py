@@ -1,4 +1,4 @@
-"""The shapes of convolutions and of pooling: checked and computed once, for all functions that need them.
+"""The shapes of convolutions, pooling and maxout: checked and computed once, for all functions that need them.
 
 ``conv_shapes`` and ``pool_shapes`` turn the arguments of a user (integers or pairs) into a record of all shapes, and of all
 settings as pairs for (H, W). The plain operations in ``ops/``, the fast ones in ``fast/`` and the gradient rules take this
@@ -143,6 +143,17 @@ def _pool_shapes(x: Shape, size: Pair, stride: Pair, padding: Pair, ceil_mode: b
         out.append(steps + 1)
         beyond.append(max(0, steps * s - span))
     return PoolShapes(x, (x[0], x[1], *out), size, stride, padding, (beyond[0], beyond[1]))
+
+
+def maxout_slices(x: Any, pieces: int, axis: int) -> list[Any]:
+    """Return views of x, each (N, units, ...): the first pieces of all units, the second ones, and so on.
+
+    >>> [piece.tolist() for piece in maxout_slices(np.array([[1, 2, 3, 4]]), 2, 1)]
+    [[[1, 2]], [[3, 4]]]
+    """
+    units = x.shape[axis] // pieces
+    before = (slice(None),) * axis
+    return [x[(*before, slice(p * units, (p + 1) * units))] for p in range(pieces)]
 
 
 def pair(value: Any, name: str, *, least: int) -> Pair:
