@@ -117,11 +117,11 @@ class DeviceRandom:
         self.steps, self.draws = self.steps + 1, 0
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return everything that a resumed run needs."""
+        """Return all state that a resumed run needs."""
         return {"state": to_numpy(self.memory).copy()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore what ``state`` returned."""
+        """Restore the array that ``state`` returned."""
         if state.keys() != {"state"} or state["state"].shape != (2,) or state["state"].dtype != np.uint64:
             raise ValueError("random state: expected seed and offset of masks on a device")
         self.memory[...] = like(state["state"], self.memory)
