@@ -228,9 +228,9 @@ def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> ArrayHead
 
 
 def _printable(name: str) -> str:
-    """Return a member's name for an error message, which is one short line.
+    r"""Return a member's name for an error message, which is one short line.
 
-    >>> _printable("weight\\n")
+    >>> _printable("weight\n")
     'weight?'
     """
     return "".join(letter if letter.isprintable() else "?" for letter in name[:60])
