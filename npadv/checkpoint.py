@@ -182,7 +182,7 @@ def _facts(name: str) -> dict[str, Any]:
     example = {key: value for key, value in asdict(Progress(0, 0)).items() if key != "order"}
     given = {"capture": False, **facts["progress"]}  # older checkpoints do not have it
     for key in given.keys() | example.keys():
-        value = given.get(key)
+        value: Any = given.get(key)
         number = isinstance(value, int) or (isinstance(value, float) and isinstance(example.get(key), float))
         if key not in example or not number or not 0 <= abs(value) < float("inf"):
             raise ValueError(f"{name}: progress: expected {sorted(example)} as numbers, got {key[:40]}={value!r:.40}")

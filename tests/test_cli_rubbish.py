@@ -176,5 +176,7 @@ def test_on_a_gpu_it_is_the_same(run, weights, tmp_path, name):
         code, _, err = run(*command(name, weights, tmp_path / "cuda", "--no-picture", "--device", "cuda"))
     assert (code, err) == (0, "")
     here, there = (load_arrays(tmp_path / device / "examples.npz") for device in ("cpu", "cuda"))
-    np.testing.assert_allclose(there["x"], here["x"], atol=1e-4)
+    # Gradient ascent divides by the length of the gradient. Where the model is certain that is near 0, 1 - p of float32, and
+    # its direction has few digits; the two devices round it differently.
+    np.testing.assert_allclose(there["x"], here["x"], atol=1e-3 if name == "gradient_rubbish" else 1e-4)
     np.testing.assert_array_equal(there["confident"], here["confident"])
