@@ -132,7 +132,7 @@ class RubbishResults:
         for name in headers.keys() | expected.keys():
             header, (shape, kinds) = headers.get(name), expected.get(name, ((), ""))
             if header is None or header.shape != shape or header.dtype.kind not in kinds:
-                raise _foreign(path, f"{name[:40]} is {header and header.shape} of {header and header.dtype}")
+                raise _foreign(path, f"{name[:40]!r} is {header and header.shape} of {header and header.dtype}")
 
 
 def _foreign(path: Path, reason: str) -> ValueError:
