@@ -234,7 +234,9 @@ class ndarray:
     def __array__(self, *args, **kwargs):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
 
-    def __array_function__(self, function, *args):
+    def __array_function__(self, function, types, *args):
+        if any(issubclass(kind, Tensor) for kind in types):
+            return NotImplemented  # as CuPy, which leaves the call to the Tensor
         raise TypeError(f"numpy.{function.__name__} was called on a device array")
 
     def get(self, stream=None):

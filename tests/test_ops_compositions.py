@@ -291,6 +291,8 @@ def test_the_gradient_of_a_product_is_the_product_of_the_others():
     two_zeros = Tensor([0.0, 0.0, 5.0], requires_grad=True)
     assert npadv.hvp(two_zeros.prod(), two_zeros, np.array([1.0, 0.0, 0.0])).tolist() == [0, 5, 0]
     assert ops.prod(np.zeros((0, 2))).tolist() == 1
+    assert isinstance(ops.prod(x[:0]), Tensor)
+    assert ops.prod(np.zeros(0, np.float32)).dtype == np.float32
     assert ops.prod(np.ones((0, 2)), axis=0).tolist() == [1, 1]
 
 

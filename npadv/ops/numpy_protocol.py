@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from npadv.autodiff import Tensor, as_array, value_of
+from npadv.backend import like
 from npadv.ops import einsum, elementwise, linalg, rearrange, reduce, shape, sort, statistics
 
 # Ufuncs ---------------------------------------------------------------------------------------------------------------
@@ -220,7 +221,7 @@ def _pad(array: Any, pad_width: Any, mode: str = "constant", *, constant_values:
 def _take(a: Any, indices: Any, axis: int | None = None, out: Any = None) -> Any:
     if axis is None:
         a, axis = rearrange.ravel(a), 0
-    return a[(slice(None),) * (axis % a.ndim) + (np.asarray(value_of(indices)),)]
+    return a[(slice(None),) * (axis % a.ndim) + (like(value_of(indices), value_of(a)),)]
 
 
 def _take_along_axis(arr: Any, indices: Any, axis: int | None = -1) -> Any:
