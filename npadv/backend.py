@@ -1,7 +1,7 @@
-"""Everything in which NumPy and CuPy differ; the only file that says so.
+"""The differences between NumPy and CuPy, all in this file.
 
-An array decides by its type where work runs: ``xp_of(x)`` is the module, ``numpy`` or ``cupy``, whose functions take ``x``.
-CuPy is imported by nobody until somebody asks for a GPU or hands in a CuPy array.
+The type of an array determines where its computations run: ``xp_of(x)`` is the module, ``numpy`` or ``cupy``, whose functions
+take ``x``. npadv imports CuPy only when a GPU is asked for (``require_cupy``).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def special_of(x: Any) -> ModuleType:
 
 
 def is_array(x: Any) -> bool:
-    """Tell whether ``x`` is an array (not a Python number, a list or a Tensor).
+    """Return whether ``x`` is an array (not a Python number, a list or a Tensor).
 
     >>> is_array(np.ones(2)), is_array(np.float32(1)), is_array([1.0])
     (True, True, False)
@@ -63,7 +63,7 @@ def shape_of(x: Any) -> tuple[int, ...]:
 
 
 def require_cupy() -> ModuleType:
-    """Return the ``cupy`` module, or fail with one sentence that says what is missing.
+    """Return the ``cupy`` module, or raise an error that says what is missing.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def to_numpy(x: Array) -> np.ndarray:
 
 
 def add_at(target: Array, index: Any, values: Array) -> None:
-    """``target[index] += values`` in place, where an element named twice receives both values."""
+    """Compute ``target[index] += values`` in place, where an element that is indexed twice receives both values."""
     xp_of(target).add.at(target, index, values)
 
 
@@ -122,10 +122,13 @@ def sliding_windows(x: Array, shape: tuple[int, ...], axis: tuple[int, ...]) -> 
 
 
 def as_floating(x: Any) -> Any:
-    """Return an array or Tensor of integers in float64, where no difference, square or sum of them wraps around.
+    """Return an array or Tensor of integers as float64, and any other unchanged.
 
-    This is the library's rule for functions that NumPy does not have: convolutions, losses, norms. The functions that NumPy
-    has give on integers what NumPy's give.
+    Differences, squares and sums of integers would wrap around. So functions that NumPy does not have (convolutions, losses,
+    norms) convert integers first. Functions that NumPy also has return on integers the same as NumPy's.
+
+    >>> as_floating(np.array([1, 2])).dtype, as_floating(np.ones(2, np.float32)).dtype
+    (dtype('float64'), dtype('float32'))
     """
     return x.astype(np.float64) if x.dtype.kind in "iub" else x
 
@@ -139,12 +142,12 @@ def as_floating(x: Any) -> Any:
 BLOCK = 16
 """Elements along an axis that are added one after the other."""
 
-SMALL = 128
-"""Elements of an array whose sums need no care."""
+SMALL_ARRAY = 128
+"""Elements up to which any order of addition is accurate enough."""
 
 
 def accurate_sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """Return ``x.sum(axis, keepdims=keepdims)`` with the digits of pairwise summation in every layout; of float16 in float32.
+    """Return ``x.sum(axis, keepdims=keepdims)``, as accurate as pairwise summation in every memory order.
 
     NumPy's arrays are added over one axis at a time, and over a long axis in blocks, so that no number takes part in more
     than a few dozen additions. Sums of float16 are computed and returned in float32, where they do not overflow.
@@ -158,7 +161,7 @@ def accurate_sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
         return x.sum(axis=axis, keepdims=keepdims)
     if x.dtype == np.float16:
         x = x.astype(np.float32)
-    if x.size <= SMALL or (axis is None and (x.flags.c_contiguous or x.flags.f_contiguous)):
+    if x.size <= SMALL_ARRAY or (axis is None and (x.flags.c_contiguous or x.flags.f_contiguous)):
         return x.sum(axis=axis, keepdims=keepdims)
     axes = range(x.ndim) if axis is None else [a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))]
     shape = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
@@ -168,7 +171,7 @@ def accurate_sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
 
 def _sum_over(x: Any, axis: int) -> Any:
-    """Return the sum over one axis, which stays with length one."""
+    """Return the sum over one axis, which is kept with length one."""
     n, stride = x.shape[axis], x.strides[axis]
     if n <= BLOCK or abs(stride) == x.itemsize:  # along adjacent elements, NumPy adds pairwise
         return x.sum(axis=axis, keepdims=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass
 class Training:
-    """The run that a callback is given after each epoch; a callback ends the run by setting ``stop``."""
+    """The state of a run, which ``fit`` passes to each callback after each epoch; setting ``stop`` ends the run."""
 
     model: Any
     optimizer: Any
@@ -21,8 +21,8 @@ class Training:
 class Callback(Protocol):
     """A function called after each epoch.
 
-    A callback with a memory also has ``state() -> dict of arrays`` and ``load_state``; one with something to do after the
-    last epoch has ``finish(training)``.
+    A callback whose state belongs into checkpoints also has ``state() -> dict of arrays`` and ``load_state(state)``. If it
+    has ``finish(training)``, ``fit`` calls that after the last epoch.
     """
 
     def __call__(self, training: Training) -> None:
@@ -30,14 +30,24 @@ class Callback(Protocol):
 
 
 class EarlyStopping:
-    """Stop after ``patience`` epochs without a new best, and give the model its best weights back.
+    """Stop after ``patience`` epochs without improvement, and restore the model's best weights.
 
     Parameters
     ----------
     patience : int
-        Epochs to wait.
+        The number of epochs, at least 1.
     monitor : str
         The column of the history to compare; smaller is better.
+
+    Examples
+    --------
+    >>> from npadv import nn
+    >>> training, stopping = Training(nn.ReLU(), optimizer=None), EarlyStopping(patience=2)
+    >>> for epoch, error in enumerate([0.3, 0.1, 0.2, 0.2], 1):
+    ...     training.history.append({"epoch": epoch, "validation_error": error})
+    ...     stopping(training)
+    >>> training.stop, stopping.best_epoch
+    (True, 2)
     """
 
     def __init__(self, patience: int, monitor: str = "validation_error") -> None:
@@ -64,11 +74,11 @@ class EarlyStopping:
             training.model.load_state(self.weights)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return everything that a resumed run needs."""
+        """Return all state that a resumed run needs."""
         return {"best": np.array([self.best, self.best_epoch]), **{f"weights.{k}": v for k, v in self.weights.items()}}
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        """Restore what ``state`` returned."""
+        """Restore the arrays that ``state`` returned."""
         if "best" not in state:
             raise ValueError("EarlyStopping: the run was begun without it")
         self.best, self.best_epoch = float(state["best"][0]), int(state["best"][1])

@@ -1,23 +1,23 @@
 """A whole training step as a CUDA graph: recorded once, then replayed by a single launch.
 
 A step of a small network is a hundred kernels of a few microseconds each, and Python takes longer to launch a kernel than the
-GPU takes to run it. While a stream *captures*, launches are not run but recorded in a graph. The graph is then run as often
-as needed for the price of one launch. It repeats every launch exactly: the same kernels on the same memory, with the same
+GPU takes to run it. While a stream *captures*, launches are recorded in a graph instead of being run. One launch then runs the
+whole graph, as often as needed. The graph repeats every launch exactly: the same kernels on the same memory, with the same
 numbers as arguments. Therefore
 
-- each batch is copied into arrays that stay in place, and each shape of batch has a graph of its own;
+- each batch is copied into arrays that stay in place, and there is one graph for each shape of batch;
 - numbers that change from step to step lie in the device's memory: random state, step size, momentum (:func:`device_scalars`);
 - the host's part of a step, such as counting updates, is repeated at each replay (:func:`on_replay`);
-- settings that Python read while recording are compared before each replay, and a change of one has the step recorded anew
+- settings that Python read while recording are compared before each replay, and after a change the step is recorded again
   (:func:`guard`);
-- values cannot be read while recording, because they are not computed yet, so checks of labels are made on the host's batch,
-  before each replay (:func:`defer_check`);
+- values cannot be read while recording, because they are not computed yet, so labels are checked in the host's batch, before
+  each replay (:func:`defer_check`);
 - the graph's intermediate results lie in a private memory pool.
 
-Everything else that Python computes in a step stays as it was in the recorded step.
+All other numbers that Python computes in a step keep their values from the recorded step.
 
 ``fit(..., capture=True)`` repeats a ``CapturedStep``. The functions at the end are called by the parts of a step: optimizers,
-losses, random states. Outside of a captured step they do nothing.
+losses, random states. Outside of a captured step they record nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import numpy as np
 from npadv.backend import Array, is_array, like, xp_of
 
 WARM_UP = 1
-"""Steps of each shape that run without being recorded, so that kernels are compiled and the memory pool is filled."""
+"""Steps of each shape that run before one is recorded: they compile the kernels and fill the memory pool."""
 
 Step = Callable[..., Array]
 
@@ -40,9 +40,9 @@ Step = Callable[..., Array]
 class CapturedStep:
     """A step that is recorded and replayed.
 
-    The first batch of a shape runs normally, the second is recorded, and from then on the record is replayed; the results are
-    the same to the bit. All work is queued on a private stream, which waits for the caller's current stream, and for which
-    that stream then waits; the host waits for neither.
+    The first batch of a shape runs normally, the second is recorded, and all further ones replay the record. The results are
+    the same to the bit. All work is queued on a private stream, which first waits for the caller's current stream. The
+    caller's stream then waits for the private one. The host waits for neither.
 
     Parameters
     ----------
@@ -119,9 +119,8 @@ class CapturedStep:
                     )
                 record.graph = self.stream.end_capture()
             except BaseException as error:
-                with contextlib.suppress(
-                    Exception
-                ):  # the first error is the one to report; the stream must stop capturing
+                # The stream must stop capturing; the first error is the one to report.
+                with contextlib.suppress(Exception):
                     self.stream.end_capture()
                 self.records.clear()
                 if error is record.failed_check or not isinstance(error, Exception):
@@ -180,7 +179,7 @@ class _Record:
                 raise
 
     def outdated(self) -> bool:
-        """Tell whether a guarded setting has changed or a guarded array was replaced since the step was recorded."""
+        """Return whether a guarded setting was changed or a guarded array replaced after the step was recorded."""
         return not all(len(then) == len(now := facts()) and all(map(_same, then, now)) for facts, then in self.guards)
 
 
@@ -222,7 +221,7 @@ def _current(record: _Record) -> Iterator[None]:
 
 
 def active() -> bool:
-    """Tell whether a captured step is running, recorded or not: then all work must be done as if it were recorded."""
+    """Return whether a captured step is running; then all work must be possible while recording, even in a warm-up."""
     return _current_record.get() is not None
 
 
@@ -242,24 +241,24 @@ def device_scalars(numbers: Callable[[], Sequence[float]], reference: Array) -> 
 
 
 def on_replay(action: Callable[[], object]) -> None:
-    """Call ``action`` before each replay of the step being recorded. While it is recorded, the caller does it itself."""
+    """Call ``action`` before each replay of the step being recorded, but not now: the caller does it itself now."""
     record = _current_record.get()
     if record is not None and record.recording:
         record.actions.append(action)
 
 
 def guard(facts: Callable[[], Sequence[Any]]) -> None:
-    """Have the step recorded anew when ``facts()`` differs from now: numbers are compared by value, arrays by identity."""
+    """Record the step again when ``facts()`` has changed: numbers are compared by value, arrays by identity."""
     record = _current_record.get()
     if record is not None and record.recording:
         record.guards.append((facts, list(facts())))
 
 
 def defer_check(array: Array, check: Callable[[Array], object]) -> bool:
-    """Tell whether the values of an array cannot be read because the step is being recorded.
+    """Return whether the values of an array cannot be read because the step is being recorded.
 
-    If the array belongs to the step's batch, ``check`` is then called with the host's array in its place, now and before
-    each replay.
+    If the array belongs to the step's batch, ``check`` is then called with the host's array instead, now and before each
+    replay.
     """
     record = _current_record.get()
     if record is None or not record.recording or not is_array(array) or xp_of(array) is np:

@@ -17,7 +17,7 @@ def captured_step(
 ) -> tuple[CapturedStep, DeviceRandom]:
     """Return a step ``step(x, y)`` that is recorded and replayed, and the random state that draws its dropout masks.
 
-    The update is given that random state, seeded by ``rng``, in place of ``rng``.
+    The update receives that random state, which is seeded by ``rng``, in place of ``rng``.
     """
     reference = reference_array(model)
     masks = DeviceRandom(int(rng.integers(2**64, dtype=np.uint64)), reference)

@@ -1,7 +1,7 @@
-"""Checkpoints of ``fit``: everything that the next training step depends on, in one ``.npz`` file of plain arrays.
+"""Checkpoints of ``fit``: all state that the next training step depends on, in one ``.npz`` file of plain arrays.
 
-These are the weights, the optimizer's memory, the random generator's state, the order of the running epoch and the place in
-it. Names are grouped: ``model/...``, ``optimizer/...``, ``callbacks/0/...``, ``masks/...`` (the random state of captured
+The state is the weights, the optimizer's memory, the random generator's state, the order of the running epoch and the place
+in it. Names are grouped: ``model/...``, ``optimizer/...``, ``callbacks/0/...``, ``masks/...`` (the random state of captured
 steps), ``order`` and ``json``, which holds everything that is not an array. Nothing is pickled.
 """
 
@@ -89,7 +89,7 @@ class Checkpoint:
         return self._load(os.fspath(self.path), new)
 
     def write(self, run: Progress) -> None:
-        """Write everything that the next step depends on, atomically."""
+        """Write all state that the next step depends on, atomically."""
         if self.path is None:
             return
         arrays = {"order": np.zeros(0, np.int64) if run.order is None else run.order}
@@ -106,7 +106,7 @@ class Checkpoint:
         save_arrays(self.path, {**arrays, "json": np.array(json.dumps(facts))})
 
     def _load(self, name: str, expected: Progress) -> Progress:
-        """Check the file, then restore the run in place, or nothing of it."""
+        """Check the file, then restore the run in place; after an error, nothing has changed."""
         facts = _facts(name)
         run = Progress(**facts["progress"])
         self._check(name, facts, run, expected)
@@ -160,7 +160,7 @@ class Checkpoint:
 
 
 def _facts(name: str) -> dict[str, Any]:
-    """Return everything in a checkpoint that is not an array, with its types checked; the other arrays are not read."""
+    """Return the JSON of a checkpoint, with its types checked; the arrays are not read."""
 
     def check(headers: Mapping[str, ArrayHeader]) -> None:
         if headers.get("json", ArrayHeader((), np.dtype("U1"))).nbytes > LARGEST_JSON:
@@ -193,7 +193,7 @@ def _facts(name: str) -> dict[str, Any]:
 
 
 def _order(name: str, facts: Mapping[str, Any], order: np.ndarray, run: Progress) -> np.ndarray | None:
-    """Return the order of the running epoch, if it and the place in it are possible."""
+    """Return the order of the running epoch, or raise a ValueError if it or the place in it is impossible."""
     if facts["between_epochs"]:
         return None
     batches = -(-run.examples // run.batch_size)
@@ -203,10 +203,12 @@ def _order(name: str, facts: Mapping[str, Any], order: np.ndarray, run: Progress
 
 
 def _group(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return arrays with ``prefix/`` before their names."""
     return {f"{prefix}/{name}": array for name, array in arrays.items()}
 
 
 def _members(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo ``_group``: return the arrays of a prefix by their own names."""
     return {name.removeprefix(prefix + "/"): array for name, array in arrays.items() if name.startswith(prefix + "/")}
 
 

@@ -69,7 +69,11 @@ def kl_divergence(p_logits: Any, q_logits: Any, reduction: str = "mean") -> Any:
 
 
 def mean_squared_error(prediction: Any, target: Any, reduction: str = "mean") -> Any:
-    """Return the squared error of each example, averaged over its elements: (N, ...) twice gives (N,) before reduction."""
+    """Return the squared error of each example, averaged over its elements: (N, ...) twice gives (N,) before reduction.
+
+    >>> float(mean_squared_error(np.array([[1.0, 2.0]]), np.array([[1.0, 4.0]])))
+    2.0
+    """
     if prediction.ndim < 1:
         raise ValueError("mean_squared_error(prediction): expected a batch (N, ...), got a scalar")
     _check_shape(target, prediction.shape, "mean_squared_error(target)")
@@ -95,7 +99,7 @@ def binary_cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> 
 
 
 def _zero_log_zero(weights: Any, *logarithms: Any) -> list[Any]:
-    """Return logarithms with 0 in place of -inf where the weight is 0, so that 0 log 0 = 0, and its gradient too.
+    """Return logarithms with 0 in place of -inf where the weight is 0: then 0 log 0 = 0, and its gradient is 0.
 
     A class of weight 0 may have the logit -inf.
     """
@@ -124,23 +128,30 @@ def softmax(x: Any, axis: int = -1) -> Any:
 
 
 def log_softmax(x: Any, axis: int = -1) -> Any:
-    """Return x - log(sum(exp(x))) along an axis: the logarithm of ``softmax``, finite where ``softmax`` underflows."""
+    """Return x - log(sum(exp(x))) along an axis: the logarithm of ``softmax``, finite where ``softmax`` underflows.
+
+    >>> log_softmax(np.array([0.0, 1000.0])).tolist()
+    [-1000.0, 0.0]
+    """
     x = as_floating(x)
-    x = x - value_of(x).max(axis=axis, keepdims=True)  # of large numbers, x - logsumexp(x) would keep few digits
+    x = x - value_of(x).max(axis=axis, keepdims=True)  # without it, large x would lose digits
     return x - ops.logsumexp(x, axis=axis, keepdims=True)
 
 
 def leaky_relu(x: Any, slope: float = 0.01) -> Any:
-    """Return x where x > 0, else slope * x."""
+    """Return x where x > 0, else slope * x; its derivative at 0 is the slope.
+
+    >>> leaky_relu(np.array([-2.0, 3.0]), slope=0.5)
+    array([-1.,  3.])
+    """
     return ops.where(value_of(x) > 0, x, float(slope) * x)
 
 
 def maxout(x: Any, pieces: int, axis: int = 1) -> Any:
-    """Return the maximum over groups of ``pieces`` along an axis (Goodfellow et al. 2013).
+    """Return the maximum over the ``pieces`` of each unit along an axis (Goodfellow et al. 2013).
 
-    x (N, pieces * units, ...) gives (N, units, ...). The pieces of a unit lie a stride apart, not side by side: unit u is the
-    maximum of u, u + units, u + 2 units, ... One piece of all units is then one contiguous run of memory, and the maximum
-    is taken over whole runs.
+    x (N, pieces * units, ...) gives (N, units, ...). Unit u is the maximum of the elements u, u + units, u + 2 units, ...: the
+    first pieces of all units lie side by side, then the second ones. So the maximum is taken of a few contiguous slices.
 
     >>> maxout(np.array([[1.0, 5.0, 3.0, 2.0]]), pieces=2)
     array([[3., 5.]])
@@ -172,12 +183,12 @@ def one_hot(labels: Any, classes: int, dtype: Any = np.float32) -> Array:
 
 # Checks ---------------------------------------------------------------------------------------------------------------
 #
-# While a CUDA graph is recorded, the values of an array on the device cannot be read. ``capture.defer_check`` is true then,
-# and the check is made on the host's batch instead, now and before each replay.
+# While a CUDA graph is recorded, the values of an array on the device cannot be read. ``capture.defer_check`` then returns
+# true, and checks the host's batch instead, now and before each replay.
 
 
 def check_labels(labels: Any, classes: int, n: int | None = None, name: str = "labels") -> Array:
-    """Return labels as an array (N,) of integers in 0..classes-1, or raise a ValueError that names what is wrong."""
+    """Return labels as an array (N,) of integers in 0..classes-1, or raise a ValueError."""
     labels = value_of(labels)
     labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
     if labels.ndim != 1 or (n is not None and len(labels) != n):

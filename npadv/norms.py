@@ -1,10 +1,11 @@
 """The three norms of perturbations, and the direction of steepest ascent in each.
 
-Every function treats its argument as a batch: x (N, ...) holds N vectors, and a norm returns N numbers. Directions are
-arrays computed from arrays, without a record; only :func:`norm` is differentiable. Projections onto the balls of the norms
-stand in ``projections.py`` and can be imported from here.
+Every argument is a batch: x (N, ...) holds N vectors, and a norm returns N numbers. Only :func:`norm` is differentiable; the
+other functions take and return arrays. The projections onto the balls of the norms are defined in ``projections.py`` and can be
+imported from here.
 
-The direction that increases a linear function <g, d> most under ||d|| <= 1 reaches the *dual* norm of g:
+The linear function <g, d> is largest under ||d|| <= 1 in the direction of steepest ascent. Its largest value is the *dual*
+norm of g:
 
     ============  =============================  ================
     norm          direction                      gain <g, d>
@@ -44,6 +45,8 @@ DUAL = {"l1": "linf", "l2": "l2", "linf": "l1"}
 
 def norm(x: Any, kind: str) -> Any:
     """Return the norm of each of N vectors: x (N, ...) to (N,). The derivative of the l2 norm at 0 is taken to be 0.
+
+    An unknown ``kind`` raises a ValueError.
 
     >>> import numpy as np
     >>> [float(norm(np.array([[3.0, -4.0]]), kind)[0]) for kind in NORMS]

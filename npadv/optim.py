@@ -1,8 +1,8 @@
 """Update rules: gradient descent with momentum, and Adam.
 
 An optimizer holds parameters. ``optimizer.step(gradients)`` changes each of them in place by the rule's equation. The step
-size and the momentum are numbers or schedules (``schedules.py``). The loop over the parameters, weight decay, constraints
-and state are the same for all rules and stand in ``optimizer.py``.
+size and the momentum are numbers or schedules (``schedules.py``). All rules share the loop over the parameters, weight decay,
+constraints and state, which ``optimizer.py`` defines. An optimizer computes no gradients: ``npadv.grad`` does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from npadv.optimizer import Optimizer, check_setting
 from npadv.schedules import ExponentialDecay, InverseDecay, Linear, Schedule, StepDecay
 
 __all__ = ["SGD", "Adam", "ExponentialDecay", "InverseDecay", "Linear", "Optimizer", "Schedule", "StepDecay"]
+
+
+# ``in_halves``: large arrays are updated by two threads, half each.
 
 
 @in_halves
@@ -49,10 +52,24 @@ class SGD(Optimizer):
 
         v <- momentum * v + (1 - dampening) * g,        p <- p - s * v        (Nesterov: p - s * (g + momentum * v)).
 
-    The velocity starts as the first gradient: v = g in the first update, whatever the dampening. Dampening equal to the
-    momentum then makes v an average of gradients. Torch7, with which the published code of [SYN] was run, starts like this,
-    and so does PyTorch.
+    In the first update v = g, without dampening. With dampening equal to the momentum, v is then an average of gradients.
+    PyTorch starts in the same way, and so does Torch7, on which the published code of [SYN] runs.
 
+    Parameters
+    ----------
+    parameters : sequence of Tensor
+        The tensors to change.
+    step_size, momentum : float or Schedule
+        s and the share of the velocity that is kept; numbers, or functions of the number of updates and epochs.
+    dampening : float
+        The share of each gradient that is left out of the velocity.
+    nesterov : bool
+        Use Nesterov's form; needs momentum and no dampening.
+    weight_decay : float
+        This multiple of a parameter is added to its gradient.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> p = Tensor(np.array([1.0]), requires_grad=True)
     >>> SGD([p], 0.5).step([np.array([1.0])])
@@ -86,7 +103,7 @@ class SGD(Optimizer):
 
     @property
     def momentum(self) -> float | Schedule:
-        """The share of the velocity that stays from update to update; it may be changed between updates."""
+        """The share of the velocity that is kept in an update; it may be changed between updates."""
         return self._momentum
 
     @momentum.setter
@@ -99,10 +116,10 @@ class SGD(Optimizer):
 
     @property
     def present_dampening(self) -> float:
-        """The dampening of the next update: none in the first, where the velocity is 0 and becomes g."""
+        """The dampening of the next update: 0 in the first update with a velocity, so that v = g."""
         return 0.0 if self.updates == self._velocity_start else self.dampening
 
-    _velocity_start = 0  # the number of updates before the first that has a velocity
+    _velocity_start = 0  # the number of updates made before momentum was set
 
     # The same rule as a kernel, for captured steps.
     settings, update_on_device = optim_on_device.sgd_settings, optim_on_device.sgd
@@ -116,6 +133,21 @@ class Adam(Optimizer):
         m <- b1 m + (1 - b1) g,     v <- b2 v + (1 - b2) g^2,
         p <- p - s * m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + epsilon).
 
+    Parameters
+    ----------
+    parameters : sequence of Tensor
+        The tensors to change.
+    step_size : float or Schedule
+        s.
+    betas : (float, float)
+        b1 and b2, in [0, 1).
+    epsilon : float
+        Keeps the denominator from being 0.
+    weight_decay : float
+        This multiple of a parameter is added to its gradient.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> p = Tensor(np.array([1.0]), requires_grad=True)
     >>> Adam([p], 0.5).step([np.array([1e-3])])

@@ -1,8 +1,8 @@
 """The update rules as CUDA kernels, for training steps that are recorded as a CUDA graph (:mod:`npadv.capture`).
 
-A graph repeats every argument that Python passed to a kernel. So the numbers that change from step to step, such as the
-step size, lie in the device's memory, where the kernels read them (``settings``); all other numbers are guarded, and a
-change of one of them has the step recorded anew.
+A graph repeats every argument that Python passed to a kernel. So the numbers that change from step to step, such as the step
+size, lie in the device's memory, and the kernels read them there (``settings``). All other numbers are guarded: after a change
+of one of them, the step is recorded again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CHANGING = {"step_size", "_momentum", "updates", "epoch"}
 
 
 def _fixed(optimizer: Any) -> list[Any]:
-    """Return the numbers and arrays that the graph repeats as they were when it was recorded."""
+    """Return the numbers and arrays that are fixed in the graph when it is recorded."""
     numbers = [
         value
         for name, value in vars(optimizer).items()
@@ -72,7 +72,7 @@ def _fixed(optimizer: Any) -> list[Any]:
 
 
 def _check_rule(optimizer: Any) -> None:
-    """Raise a NotImplementedError if a subclass changed ``update`` and inherits a kernel that computes something else."""
+    """Raise a NotImplementedError if a subclass defines ``update`` but inherits the kernel of another rule."""
     rule = next(kind for kind in type(optimizer).__mro__ if "update" in vars(kind))
     if "update_on_device" not in vars(rule):
         raise NotImplementedError(f"{rule.__name__} defines update, and no update_on_device for captured steps")

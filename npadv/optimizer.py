@@ -17,7 +17,7 @@ from npadv.schedules import Schedule
 
 
 class Optimizer:
-    """The base of update rules. A rule defines ``update``.
+    """The base of update rules. A rule defines ``update``; see ``optim.py`` for examples.
 
     Attributes
     ----------
@@ -28,9 +28,9 @@ class Optimizer:
     weight_decay : float
         This multiple of a parameter is added to its gradient.
     updates, epoch : int
-        Updates made; whole epochs finished, set by ``fit``.
+        Number of updates made; number of whole epochs finished, which ``fit`` sets.
     memory : dict of str to list of array
-        Arrays that the rule keeps, one for each parameter: velocities, averages.
+        The arrays of the rule, such as velocities and averages: for each name, one array for each parameter.
     """
 
     def __init__(self, parameters: Sequence[Tensor], step_size: float | Schedule, weight_decay: float) -> None:
@@ -69,7 +69,7 @@ class Optimizer:
         return float(setting(self.updates, self.epoch) if callable(setting) else setting)
 
     def count_update(self) -> None:
-        """Count an update, and mark the parameters as changed, so that older records of them give no gradient."""
+        """Count an update, and mark the parameters as changed: a gradient through an older record then raises an error."""
         for p in self.parameters:
             p.mark_changed()
         self.updates += 1
@@ -77,17 +77,17 @@ class Optimizer:
     # State ----------------------------------------------------------------------------------------------------------
 
     def remember(self, *names: str) -> None:
-        """Make memories of zeros, one array for each parameter."""
+        """Make arrays of zeros in ``memory``, for each name one array for each parameter."""
         for name in names:
             self.memory[name] = [xp_of(p.data).zeros_like(p.data) for p in self.parameters]
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return a copy of everything that a resumed run needs, as NumPy arrays by name."""
+        """Return copies of all state that a resumed run needs, as NumPy arrays by name."""
         arrays = {f"{name}.{i}": to_numpy(a).copy() for name, kept in self.memory.items() for i, a in enumerate(kept)}
         return {"counts": np.array([self.updates, self.epoch]), **arrays}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore what ``state`` returned; names and shapes must agree."""
+        """Restore the arrays that ``state`` returned; names and shapes must agree."""
         own = self.state()
         if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
             raise ValueError("optimizer state: does not fit this optimizer and its parameters")
@@ -98,7 +98,7 @@ class Optimizer:
     # Captured steps, see optim_on_device.py -------------------------------------------------------------------------
 
     def update_on_device(self, i: int, p: Array, g: Array, settings: Array, scale: float) -> None:
-        """Do what ``update`` does, weight decay included, in a kernel that reads ``settings()`` from the device's memory."""
+        """Apply weight decay and the rule of ``update`` in a kernel that reads ``settings()`` from the device's memory."""
         raise NotImplementedError(f"{type(self).__name__} defines no update_on_device(i, p, g, settings, scale)")
 
     def settings(self) -> list[float]:

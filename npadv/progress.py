@@ -1,4 +1,4 @@
-"""Long work: progress bars, and Ctrl-C, which is held until a step is done. The signals TERM and HUP count as Ctrl-C.
+"""Progress bars for long work, and Ctrl-C that waits for the end of a step. The signals TERM and HUP are treated as Ctrl-C.
 
 Bars are drawn only on a terminal, and only if tqdm is installed.
 """
@@ -51,7 +51,7 @@ def stopped_by_signals() -> Iterator[None]:
 
 @contextmanager
 def interrupts_held() -> Iterator[Callable[[], bool]]:
-    """Hold a first Ctrl-C and yield a function that tells whether it was pressed; a second Ctrl-C raises immediately.
+    """Hold a first Ctrl-C, and yield a function that returns whether it was pressed; a second Ctrl-C raises immediately.
 
     TERM and HUP are held as well where they raise KeyboardInterrupt: see ``stopped_by_signals``. Only the main thread may
     handle signals; elsewhere, and for ignored signals (nohup), nothing is held.
@@ -71,7 +71,7 @@ def interrupts_held() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _handled(handler: Callable[[int, Any], None], numbers: Iterable[int]) -> Iterator[None]:
-    """Handle the signals by ``handler`` for a while, in the main thread."""
+    """Handle the signals by ``handler`` within a ``with`` block, in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -84,7 +84,7 @@ def _handled(handler: Callable[[int, Any], None], numbers: Iterable[int]) -> Ite
 
 
 def spent(seconds: float) -> str:
-    """Return a time in seconds, to two digits or to whole seconds.
+    """Return a time as text: to two digits below 10 s, else in whole seconds.
 
     >>> spent(0.0382), spent(1.46), spent(123.4)
     ('0.038 s', '1.5 s', '123 s')

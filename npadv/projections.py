@@ -1,8 +1,8 @@
 """Exact projections onto the balls of the norms, and the best steps within a ball, inside a box.
 
-Each function solves a convex problem for each of N vectors. The Karush-Kuhn-Tucker conditions give the solution up to one
-number, t or tau. With r_i >= 0 the room between the centre and the box in the direction of the step, the sizes of the
-solution's coordinates are
+Each function solves a convex problem for each of N vectors. The Karush-Kuhn-Tucker conditions determine the solution up to one
+number, t or tau. Let d = x - centre, let g be the gradient, and let r_i >= 0 be the distance from the centre to the box in the
+direction of the step. The absolute values of the solution's coordinates are
 
     ===================  ======================  =================  ============================================
     problem              linf                    l2                 l1
@@ -12,8 +12,8 @@ solution's coordinates are
     ``smallest_step``    min(t, r_i)             min(t |g_i|, r_i)  r_i at the largest |g_i| first, up to the gain
     ===================  ======================  =================  ============================================
 
-The number is found exactly, in float64, where sums of many terms keep the digits of float32: by sorting the points at which
-a coordinate meets its bound, or by Newton's method on a function of straight pieces.
+The number is found exactly, by sorting the values at which a coordinate reaches its bound, or by Newton's method on a piecewise
+linear function. It is computed in float64, where sums of many float32 numbers lose no digit.
 """
 
 from __future__ import annotations
@@ -45,6 +45,13 @@ def project(x: Array, center: Array, eps: Any, kind: str, bounds: Bounds = None)
     ValueError
         Shapes that do not fit, a radius that is negative or not a number, bounds with low above high, a centre outside the
         box.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, center = np.array([[0.9, 0.8]]), np.array([[0.5, 0.5]])
+    >>> [project(x, center, 0.25, kind, (0.0, 1.0)).round(3).tolist() for kind in ("l1", "l2", "linf")]
+    [[[0.675, 0.575]], [[0.7, 0.65]], [[0.75, 0.75]]]
     """
     x, center = as_floating(x), as_floating(center)
     bounds = bounds and (float(bounds[0]), float(bounds[1]))  # NumPy's numbers would change the precision of the result
@@ -106,7 +113,7 @@ def smallest_step(g: Array, center: Array, gain: Array, kind: str, bounds: Bound
     size, room = _sizes_and_room(g, center, bounds)
     scale = largest(size)
     size, gain = size / scale, xp.maximum(gain.astype(xp.float64), 0)[:, None] / scale
-    room = xp.minimum(room, gain / xp.where(size > 0, size, 1))  # no coordinate moves further than to the gain alone
+    room = xp.minimum(room, gain / xp.where(size > 0, size, 1))  # a coordinate stops where it alone reaches the gain
     reached = (size * room).sum(axis=1) >= gain[:, 0] * (1 - 1e-12)
     if kind == "l1":
         order = xp.argsort(-size, axis=1, kind="stable")
@@ -119,7 +126,7 @@ def smallest_step(g: Array, center: Array, gain: Array, kind: str, bounds: Bound
     return (xp.sign(g) * step.reshape(g.shape)).astype(g.dtype), reached
 
 
-# The number that solves each ------------------------------------------------------------------------------------------
+# The solving numbers ---------------------------------------------------------------------------------------------------
 
 
 def _l2_sizes(size: Array, room: Array, eps: Array) -> Array:
@@ -166,8 +173,8 @@ def _l1_sizes(size: Array, room: Array, eps: Array) -> Array:
 def _time_of_gain(size: Array, pace: Array, room: Array, gain: Array) -> Array:
     """Return the least t at which sum(size * min(t * pace, room)) reaches the gain, or at which all coordinates rest.
 
-    The sum is a concave function of t made of straight pieces, so Newton's method from t = 0 never overshoots, and it has
-    arrived when a step leaves the same coordinates moving as the step before: a few passes instead of a sort.
+    The sum is a concave, piecewise linear function of t. So Newton's method from t = 0 never overshoots, and it has found t
+    when the moving coordinates are the same as in the step before. This takes a few passes instead of a sort.
     """
     xp = xp_of(size)
     t, weight = xp.zeros_like(gain), size * pace
@@ -182,7 +189,7 @@ def _time_of_gain(size: Array, pace: Array, room: Array, gain: Array) -> Array:
         moving = still
 
 
-# Rooms and checks -----------------------------------------------------------------------------------------------------
+# Distances to the box, and checks -------------------------------------------------------------------------------------
 
 
 def _room(direction: Array, center: Array, bounds: tuple[float, float]) -> Array:

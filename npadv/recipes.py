@@ -20,9 +20,9 @@ class Recipe:
     Attributes
     ----------
     data : str
-        The data set the recipe was published for.
+        The data set that the recipe was published for.
     epochs, batch_size : int
-        Passes over the training data; examples a step.
+        Passes over the training data; examples in a step.
     hold_out : int
         Training examples kept for validation; [WG] trains on the first 50,000 of MNIST.
     optimizer : callable
@@ -66,6 +66,7 @@ def _small(step_size: float, momentum: float) -> Callable[[Module], Optimizer]:
     return lambda model: SGD(model.parameters(), step_size, momentum=momentum)
 
 
+# Data set, epochs, batch size, examples held out, optimizer.
 RECIPES: dict[str, Recipe] = {
     "maxout_mlp": Recipe("mnist", 60, 100, 10_000, _maxout_mnist(0.1, 1.000004)),
     "maxout_convnet_mnist": Recipe("mnist", 60, 128, 10_000, _maxout_mnist(0.05, 1.00004)),

@@ -1,22 +1,22 @@
-"""Replay: the gradient of one function at many points, recorded a few times and from then on only computed.
+"""Replay: the gradient of one function at many points, recorded a few times and then computed without a tape.
 
-For one input and a small network, NumPy's work takes a third of the time. The rest is Python's: in every call it finds out
-which primitive comes next, and leaves a record. But a tape is a program. Its records say, in order, which primitive ran on
-which values, so they are written out as a function, one line for each primitive and one for each rule, with no Tensor made
-and nothing searched for; ``Replay.program`` shows it. The results are the same to the last bit.
+For one input and a small network, NumPy's work takes a third of the time. The rest is Python's: in every call, it looks up the
+primitives and makes the records again. But a tape is a program: its records list, in order, the primitives and the values that
+they ran on. So the tape is written out as a Python function, one line for each primitive and one for each rule, which makes no
+Tensors and looks up nothing (``autodiff/program.py``). ``Replay.program`` shows it. The results are the same to the last bit.
 
-A record does not say why a computation was done. A function may branch on its input (``if x.max() > 1``), or compute a number
-outside of the tape, with NumPy, and use it as a constant. So a tape is replayed only if all of this holds:
+A tape does not show the reasons for a computation. A function may branch on its input (``if x.max() > 1``), or compute a number
+outside the tape, with NumPy, and use it as a constant. So a tape is replayed only if all of this holds:
 
-- the tapes of two different inputs are the same: the same primitives on the same values, with the same numbers and the same
-  constant arrays. An array is the same only if it is the same object, as parameters and labels are;
-- so is the tape of a third input, whose elements are the second's times random factors between 1/2 and 1: a constant that
-  was computed from the values would differ there, even if it agreed by chance on the first two;
-- no value was read from a Tensor meanwhile, by a comparison, ``float``, ``int``, ``bool``, ``item`` or ``numpy``.
+- The tapes of two different inputs are the same: the same primitives on the same values, with the same numbers and the same
+  constant arrays. An array is the same only if it is the same object, as parameters and labels are.
+- The tape of a third input is the same too. Its elements are the second's times random factors between 1/2 and 1. A constant
+  that was computed from the values would differ there, even if it agreed by chance at the first two inputs.
+- No value was read from a Tensor while it was recorded, by a comparison, ``float``, ``int``, ``bool``, ``item`` or ``numpy``.
 
-A function that fails one of these is recorded anew at every call, and ``repr`` says why. What remains undetected is a branch
-or a constant that is computed from ``x.data`` and is the same at all three inputs, such as the position of the largest pixel
-or ``if x.data.sum() > 0``. Do not replay a function that has one.
+A function that fails one of these is recorded anew at every call, and ``repr`` gives the reason. One case is not detected: a
+branch or a constant that is computed from ``x.data`` and is the same at all three inputs, such as the position of the largest
+pixel or ``if x.data.sum() > 0``. Do not replay such a function.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from npadv.autodiff import Tensor, ancestors, as_array, as_gradient, grad, one_like, recording, value_of
+from npadv.autodiff import Tensor, grad, recording
+from npadv.autodiff.program import Tape
 from npadv.autodiff.tensor import watch_reads
-from npadv.backend import Array, is_array, like, xp_of
+from npadv.backend import Array, is_array, like
 
 
 class Replay:
@@ -37,8 +38,8 @@ class Replay:
     Parameters
     ----------
     function : callable
-        Takes a Tensor and returns one of a single element. It must be a function, with no side effects and nothing random,
-        and what it does must not change: after changing a model's layers, as opposed to its weights, make a new Replay.
+        Takes a Tensor and returns one of a single element. It must have no side effects, draw no random numbers, and
+        compute the same every time. Weights of a model may change; after a change of its layers, make a new Replay.
 
     Returns
     -------
@@ -82,31 +83,30 @@ class Replay:
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self.function = function
-        self._tapes: dict[Any, _Tape | _Once | str] = {}
+        self._tapes: dict[Any, Tape | _Once | str] = {}
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Return the function's value at x, and its gradient there."""
         kind = _kind(x)
         known = self._tapes.get(kind)
-        if isinstance(known, _Tape):
+        if isinstance(known, Tape):
             return known.run(x)
         value, gradient, tape = self._record(x)
         if not isinstance(known, str):
             self._tapes[kind] = self._learned(known, tape, x)
         return value, gradient
 
-    def _record(self, x: Array) -> tuple[Array, Array, _Tape]:
+    def _record(self, x: Array) -> tuple[Array, Array, Tape]:
         """Return the function's value and gradient at x, and the tape of its computation."""
         with recording(True), watch_reads() as reads:
             point = Tensor(x, requires_grad=True)
             y = self.function(point)
-        return y.data if isinstance(y, Tensor) else y, grad(y, point), _Tape(point, y, reads)
+        return y.data if isinstance(y, Tensor) else y, grad(y, point), Tape(point, y, reads)
 
-    def _learned(self, known: _Tape | _Once | str | None, tape: _Tape, x: Array) -> _Tape | _Once | str:
-        """Return what is known after another recording: a tape to replay, or the reason (str) why there is none."""
-        if (
-            not isinstance(known, _Once) or (known.x == x).all()
-        ):  # at the same input, tapes agree whatever they depend on
+    def _learned(self, known: Tape | _Once | str | None, tape: Tape, x: Array) -> Tape | _Once | str:
+        """Return the result of another recording: a tape to replay, the first of two tapes, or the reason for none (str)."""
+        # Two tapes of the same input agree even if they depend on its values, so only another input can decide.
+        if not isinstance(known, _Once) or (known.x == x).all():
             return known or _Once(tape, x)
         reason = known.tape.difference(tape)
         if reason:
@@ -120,8 +120,8 @@ class Replay:
     def program(self, x: Array) -> str:
         """Return the Python that arrays of x's shape and dtype are replayed by; empty while there is none.
 
-        ``y1, y2, ...`` are the values on the way up, ``d1, d2, ...`` their cotangents on the way down. The operations, the
-        rules and all that does not depend on the input have names of their own.
+        ``y1, y2, ...`` are the values and ``d1, d2, ...`` their cotangents. The operations, the rules, and all constants and
+        settings are named objects, such as ``op1_multiply`` for the operation of the first step.
 
         >>> gradient = Replay(lambda x: (x * x).sum())
         >>> for point in ([1.0, 2.0], [3.0, 4.0]):
@@ -139,7 +139,7 @@ class Replay:
             return y2, as_gradient(d0, y0)
         """
         tape = self._tapes.get(_kind(x))
-        return tape.program if isinstance(tape, _Tape) else ""
+        return tape.program if isinstance(tape, Tape) else ""
 
     def __repr__(self) -> str:
         name = getattr(self.function, "__name__", type(self.function).__name__)
@@ -148,7 +148,7 @@ class Replay:
 
 
 def _kind(x: Array) -> tuple[type, Any, tuple[int, ...]]:
-    """Return what all inputs of one tape have in common: type, dtype and shape."""
+    """Return the type, dtype and shape of an input: all inputs that agree in them share a tape."""
     if not is_array(x):
         raise TypeError(f"Replay(x): expected an array, got {type(x).__name__}")
     return type(x), x.dtype, x.shape
@@ -157,7 +157,7 @@ def _kind(x: Array) -> tuple[type, Any, tuple[int, ...]]:
 class _Once:
     """A tape that was recorded once, and a copy of its input."""
 
-    def __init__(self, tape: _Tape, x: Array) -> None:
+    def __init__(self, tape: Tape, x: Array) -> None:
         self.tape, self.x = tape, x.copy()
 
 
@@ -167,156 +167,7 @@ def _scaled_at_random(x: Array) -> Array:
     return x * like(factors, x)
 
 
-def _state(tape: _Tape | _Once | str) -> str:
+def _state(tape: Tape | _Once | str) -> str:
     if isinstance(tape, str):
         return f"recorded anew each time: {tape}"
     return "recorded at one input" if isinstance(tape, _Once) else f"replayed, {len(tape.steps)} operations"
-
-
-class _Step:
-    """A record without its values. The values it takes are known by their place: 0 for the input, i for the i-th step."""
-
-    def __init__(self, node: Tensor, places: dict[Tensor, int], depends: set[int]) -> None:
-        assert node._operation is not None
-        self.op = node._operation
-        self.name = self.op.name
-        self.number = node.ndim == 0  # an operation may return NumPy's scalars as numbers without axes
-        self.settings = {name: setting for name, setting in node._kwargs.items() if name != "residuals"}
-        self.args: list[Any] = []  # the numbers and arrays among the arguments; None for Tensors
-        self.moving: list[tuple[int, int]] = []  # the arguments that are computed, with their places
-        self.constants: list[tuple[int, Tensor]] = []  # those that were there before: their values are read at each run
-        self.rules: list[tuple[int, int]] = []  # the arguments that depend on the input, with their places
-        for i, a in enumerate(node._args):
-            self.args.append(None if isinstance(a, Tensor) else a)
-            if isinstance(a, Tensor):
-                place = places.get(a)
-                if place is None:
-                    self.constants.append((i, a))
-                else:
-                    self.moving.append((i, place))
-                    if place in depends:
-                        self.rules.append((i, place))
-
-    def written(self, place: int, names: dict[str, Any]) -> str:
-        """Return the step as a line of Python, and add its operation, settings and constants to the names."""
-        name = f"op{place}_{self.name if self.name.isidentifier() else ''}"
-        names[name] = self.op.forward_with_residuals or self.op.forward
-        results = f"y{place}, residuals{place}" if self.op.forward_with_residuals else f"y{place}"
-        line = f"{results} = {name}({self._given(place, names)})"
-        return f"{line}; y{place} = as_array(y{place})" if self.number else line
-
-    def written_rule(self, i: int, place: int, names: dict[str, Any]) -> str:
-        """Return the cotangent of argument i as an expression, and add the rule to the names."""
-        name = f"rule{place}_{i}"
-        names[name] = self.op.rules[i]
-        residuals = f", residuals=residuals{place}" if self.op.forward_with_residuals else ""
-        return f"{name}(d{place}, y{place}, {self._given(place, names)}{residuals})"
-
-    def _given(self, place: int, names: dict[str, Any]) -> str:
-        """Return the arguments as they stand in a call."""
-        fixed = {f"constant{place}_{i}": a for i, a in enumerate(self.args)}
-        given = list(fixed)
-        for i, tensor in self.constants:
-            fixed[f"constant{place}_{i}"], given[i] = tensor, f"constant{place}_{i}.data"
-        for i, source in self.moving:
-            given[i] = f"y{source}"
-        settings = {f"setting{place}_{setting}": value for setting, value in self.settings.items()}
-        names.update(fixed | settings)
-        return ", ".join([*given, *(f"{setting}=setting{place}_{setting}" for setting in self.settings)])
-
-    def difference(self, other: _Step) -> str:
-        """Return how another recording of this step differs; nothing if it does not."""
-        if self.name != other.name:
-            return f"{self.name} was computed, then {other.name}"
-        if self.moving != other.moving:
-            return f"{self.name} was computed of other values than before"
-        own, others = self._fixed(), other._fixed()
-        for what in own | others:
-            a, b = own.get(what, "not given"), others.get(what, "not given")
-            if not _same(a, b):
-                return f"{what} of {self.name} was {_brief(a)}, then {_brief(b)}"
-        return ""
-
-    def untaped(self, x: Array) -> str:
-        """Return the argument or setting that is the input's own memory: one object, though its values change."""
-        shares = xp_of(x).may_share_memory
-        for what, a in self._fixed().items():
-            for part in a if isinstance(a, tuple | list) else (a,):
-                array = value_of(part)
-                if is_array(array) and not isinstance(array, np.generic) and shares(array, x):
-                    return f"{what} of {self.name} was the input itself, past the tape"
-        return ""
-
-    def _fixed(self) -> dict[str, Any]:
-        """Return the arguments and settings that do not come from another step, by name."""
-        given = {**dict(enumerate(self.args)), **dict(self.constants)}
-        return {**{f"argument {i}": a for i, a in given.items()}, **self.settings}
-
-
-class _Tape:
-    """The records between an input and a result, as a list of steps to run."""
-
-    def __init__(self, x: Tensor, y: Tensor, reads: list[str]) -> None:
-        self.reads = reads
-        places, depends = {x: 0}, {0}
-        self.steps: list[_Step] = []
-        for node in ancestors(y, x._order):
-            if not node.is_leaf:
-                step = _Step(node, places, depends)
-                self.steps.append(step)
-                places[node] = len(self.steps)
-                if step.rules:
-                    depends.add(len(self.steps))
-        self.back = [(place, self.steps[place - 1]) for place in sorted(depends - {0}, reverse=True)]
-        self.program = ""
-        self.run: Callable[[Array], tuple[Array, Array]]
-        self.one = one_like(y.data)
-        self.past = next((what for step in self.steps if (what := step.untaped(x.data))), "")
-
-    def compile(self) -> _Tape:
-        """Compile the tape's program to ``run``, which returns the result for another input and its gradient there."""
-        names: dict[str, Any] = {"as_array": as_array, "as_gradient": as_gradient, "one": self.one}
-        self.program = self._written(names)
-        exec(compile(self.program, f"<tape of {len(self.steps)} operations>", "exec"), names)
-        self.run = names["run"]
-        return self
-
-    def _written(self, names: dict[str, Any]) -> str:
-        """Return the program, and add the objects that its names mean to the names."""
-        lines = ["def run(y0):"]
-        for place, step in enumerate(self.steps, 1):
-            lines.append(f"    {step.written(place, names)}")
-        lines.append(f"    d{len(self.steps)} = one.copy()")
-        begun = set()  # the values that have received a cotangent
-        for place, step in self.back:
-            for i, source in step.rules:
-                known = f"d{source} + " if source in begun else ""
-                lines.append(f"    d{source} = {known}{step.written_rule(i, place, names)}")
-                begun.add(source)
-            lines.append(f"    del d{place}")
-        return "\n".join([*lines, f"    return y{len(self.steps)}, as_gradient(d0, y0)", ""])
-
-    def difference(self, other: _Tape) -> str:
-        """Return the first difference of another recording, or the reason why neither can be replayed; "" for none."""
-        if self.past or other.past:
-            return self.past or other.past
-        if len(self.steps) != len(other.steps):
-            return f"{len(self.steps)} operations, then {len(other.steps)}"
-        different = next(filter(None, map(_Step.difference, self.steps, other.steps)), "")
-        reads = self.reads or other.reads
-        return different or (f"{reads[0]} read a value while it was recorded" if reads else "")
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two constants are the same: arrays by identity, others by their values."""
-    if a is b:
-        return True
-    if type(a) is not type(b) or isinstance(a, Tensor) or is_array(a):
-        return False
-    if isinstance(a, tuple | list):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return bool(a == b)
-
-
-def _brief(a: Any) -> str:
-    return f"an array {a.shape}" if isinstance(a, Tensor) or is_array(a) else repr(a)

@@ -1,7 +1,8 @@
-"""The shapes of convolutions and of pooling: checked and computed once, then handed to whatever computes.
+"""The shapes of convolutions, pooling and maxout: checked and computed once, for all functions that need them.
 
-``conv_shapes`` and ``pool_shapes`` turn what a user gives (integers or pairs) into a record with every shape and every
-setting for (H, W). The plain operations of ``ops/``, the fast ones of ``fast/`` and their gradient rules all take this record.
+``conv_shapes`` and ``pool_shapes`` turn the arguments of a user (integers or pairs) into a record of all shapes, and of all
+settings as pairs for (H, W). The plain operations in ``ops/``, the fast ones in ``fast/`` and the gradient rules take this
+record.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class ConvShapes(NamedTuple):
 def conv_shapes(
     x: Shape, w: Shape, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> ConvShapes:
-    """Return the shapes of the convolution of images x with filters w, or raise a ValueError that says what does not fit.
+    """Return the shapes of the convolution of images x with filters w, or raise a ValueError that names the misfit.
 
     The height of the result is (H + 2 padding - dilation (KH - 1) - 1) // stride + 1, and so its width.
 
@@ -112,7 +113,7 @@ class PoolShapes(NamedTuple):
 
 
 def pool_shapes(x: Shape, size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False) -> PoolShapes:
-    """Return the shapes of a pooling of images x, or raise a ValueError that says what does not fit.
+    """Return the shapes of a pooling of images x, or raise a ValueError that names the misfit.
 
     The stride is the window's size by default; ``ceil_mode`` keeps a last window that lies partly beyond the image.
 
@@ -144,8 +145,19 @@ def _pool_shapes(x: Shape, size: Pair, stride: Pair, padding: Pair, ceil_mode: b
     return PoolShapes(x, (x[0], x[1], *out), size, stride, padding, (beyond[0], beyond[1]))
 
 
+def maxout_slices(x: Any, pieces: int, axis: int) -> list[Any]:
+    """Return views of x, each (N, units, ...): the first pieces of all units, the second ones, and so on.
+
+    >>> [piece.tolist() for piece in maxout_slices(np.array([[1, 2, 3, 4]]), 2, 1)]
+    [[[1, 2]], [[3, 4]]]
+    """
+    units = x.shape[axis] // pieces
+    before = (slice(None),) * axis
+    return [x[(*before, slice(p * units, (p + 1) * units))] for p in range(pieces)]
+
+
 def pair(value: Any, name: str, *, least: int) -> Pair:
-    """Return an integer or a pair of integers as a pair."""
+    """Return an integer or a pair of integers as a pair, or raise a ValueError if one of them is less than ``least``."""
     values = (value, value) if isinstance(value, int | np.integer) else value
     if not isinstance(values, tuple | list) or len(values) != 2:
         raise ValueError(f"{name}: expected an integer of at least {least}, or two of them, got {value!r}")

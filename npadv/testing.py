@@ -1,9 +1,12 @@
 """Checks of gradient rules against numeric derivatives: for the library's tests and for operations of your own.
 
-A rule is checked along random directions. For y = f(x), a random direction u in x and a random weight v of y's shape,
-the number <v, J u> can be had in two ways that share nothing: as <grad(y, x, v), u> from the rules, and as the central
-difference <v, f(x + h u) - f(x - h u)> / 2h from values alone. A wrong rule disagrees with probability one. The
-gradient is then a function like any other, and the same check applied to it tests the second order.
+For y = f(x) with the Jacobian J, draw a random direction u of x's shape and random weights v of y's shape. The number <v, J u>
+is computed twice, from the rules and from values of f alone:
+
+    <grad(y, x, v), u>    and    <v, f(x + h u) - f(x - h u)> / 2h,    a central difference.
+
+If a rule is wrong, the two differ with probability one. The gradient is a function too, and the same check of the gradient
+tests the second order. f must be smooth near x: at a kink, the difference is no derivative.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ def check_grads(
     f : callable
         Takes Tensors, returns one Tensor. Must be smooth within ``step`` of ``args``.
     args : sequence of float64 arrays
-        Where to check; ``f`` is differentiated with respect to each.
+        The point of the check; ``f`` is differentiated with respect to each.
     order : int
         1 checks the gradient, 2 also the gradient's gradient, and so on.
     rng : numpy.random.Generator, optional
@@ -43,8 +46,15 @@ def check_grads(
     rtol : tuple of float
         Relative tolerance of each order; the last serves all further ones.
     atol : float
-        Absolute tolerance, times the size of what is compared (but at least 1): rounding errors of the difference. Let
-        ``f`` return numbers of about size 1; the errors of much smaller ones would pass for rounding.
+        Absolute tolerance for rounding errors of the difference. It is multiplied by the size of the compared sums, but by
+        at least 1. So let ``f`` return numbers of about size 1: an error in much smaller numbers is below this tolerance.
+
+    Raises
+    ------
+    AssertionError
+        A gradient is wrong, or has another shape or dtype than its argument.
+    ValueError
+        ``args`` is not a sequence of float64 arrays.
 
     Examples
     --------
@@ -79,6 +89,7 @@ def _check(
     rtol: tuple[float, ...],
     atol: float,
 ) -> None:
+    """Check the gradient of ``f``, which is the derivative of order ``level``; then, below ``order``, the gradient itself."""
     xs = [Tensor(a, requires_grad=True) for a in arrays]
     y = f(*xs)
     v = rng.standard_normal(y.shape)
@@ -101,6 +112,7 @@ def _check(
 
 
 def _value(f: Callable[..., Any], arrays: list[np.ndarray], i: int, replacement: np.ndarray) -> np.ndarray:
+    """Return the value of f with the i-th argument replaced."""
     with no_record():
         return np.asarray(f(*[Tensor(replacement if k == i else a) for k, a in enumerate(arrays)]).data)
 
@@ -108,12 +120,12 @@ def _value(f: Callable[..., Any], arrays: list[np.ndarray], i: int, replacement:
 def _gradient_function(
     f: Callable[..., Any], n: int, gradients: list[np.ndarray], rng: np.random.Generator
 ) -> Callable[..., Any]:
-    """Return (x_1, ..., x_n, v) -> <w, grad f(x; v)> for fixed random weights w: a function like ``f``, to check in turn."""
+    """Return the function (x_1, ..., x_n, v) -> <w, grad f(x; v)>, with fixed random weights w, to be checked like ``f``."""
     weights = [rng.standard_normal(g.shape) for g in gradients]
 
     def function(*arguments: Tensor) -> Any:
         xs = [x if x.requires_grad else Tensor(x.data, requires_grad=True) for x in arguments[:n]]
-        with recording(True):  # differences are taken without a record, but the gradient inside needs one of its own
+        with recording(True):  # differences are computed without a record, but the gradient inside needs one
             gs = grad(f(*xs), xs, arguments[n], create_graph=True, unused="zeros")
             return sum(((g * w).sum() for g, w in zip(gs, weights, strict=True)), start=Tensor(np.zeros(())))
 

@@ -1,11 +1,10 @@
 """The one training loop: epochs of minibatches, validation, callbacks, checkpoints.
 
-``fit`` calls a *loss*, differentiates its value by the optimizer's parameters and takes a step. A loss is a function
-``loss(model, x, y, *, rng) -> Tensor``; a defense is another such loss, trained by the same loop.
+For each batch, ``fit`` calls a *loss*, differentiates it with respect to the optimizer's parameters and takes a step. A loss is
+a function ``loss(model, x, y, *, rng) -> Tensor``. A defense is another loss for the same loop.
 
-A checkpoint (``checkpoint.py``) holds everything that the next step depends on. Ctrl-C lets the running step finish, writes
-a checkpoint, and then stops. A run that is resumed from it gives, to the last bit, the result of a run that was never
-stopped.
+A checkpoint (``checkpoint.py``) holds all state that the next step depends on. After Ctrl-C, the running step is finished and a
+checkpoint is written before ``fit`` stops. A resumed run gives, to the last bit, the result of a run without interruption.
 """
 
 from __future__ import annotations
@@ -54,9 +53,9 @@ def classification_loss(model: Any, x: Any, y: Any, *, rng: np.random.Generator)
 
 
 def gradient_update(model: Any, loss: Loss, optimizer: Any, x: Any, y: Any, *, rng: np.random.Generator) -> Any:
-    """Take one step down the loss of one batch; return the loss before the step. This is the default step of ``fit``.
+    """Take one step that decreases the loss of one batch; return the loss before the step. ``fit`` uses it by default.
 
-    Its convolutions are computed faster, at the cost of a digit of precision: see ``ops.winograd``.
+    Convolutions are computed faster, with one digit less of precision: see ``ops.winograd``.
     """
     with winograd():
         value = loss(model, x, y, rng=rng)
@@ -95,9 +94,11 @@ def fit(
     optimizer : Optimizer
         Holds the parameters to change.
     epochs : int
-        How many passes over the data in total, resumed ones included.
+        Number of passes over the data in total, those before a resume included.
     rng : numpy.random.Generator
         Shuffles the data and draws the losses' random numbers.
+    batch_size : int
+        Examples in a step; the last batch of an epoch may be smaller.
     callbacks : sequence of callable
         Called as ``callback(training)`` after each epoch; see :class:`EarlyStopping`.
     checkpoint : path, optional
@@ -105,14 +106,16 @@ def fit(
     resume : bool
         Continue from the checkpoint if there is one. Without it, an existing checkpoint is an error and not overwritten.
     update : callable
-        One step, ``update(model, loss, optimizer, x, y, *, rng)``, which returns the loss. Games between networks have
-        other steps.
+        One step, ``update(model, loss, optimizer, x, y, *, rng)``, which returns the loss. Games between networks use
+        another one.
     capture : bool
         Record a step as a CUDA graph and replay it, which saves the time that Python takes to launch each kernel. The
-        model must be on a GPU; batches of each shape have a graph. The update is given a
-        :class:`~npadv.ops.DeviceRandom`, seeded by ``rng``, in place of ``rng``: dropout draws from it, and other draws
-        are an error. Everything else that Python computes in a step, such as an eps that a loss changes, stays as it was
-        when the step was recorded: see :mod:`npadv.capture`.
+        model must be on a GPU; there is one graph for each shape of batch. In place of ``rng``, the update receives a
+        :class:`~npadv.ops.DeviceRandom` that is seeded by ``rng``: dropout draws from it, and other draws are an error.
+        All other numbers that Python computes in a step, such as an eps that a loss changes, keep their values from the
+        recorded step: see :mod:`npadv.capture`.
+    label : str
+        The text before the epoch in a progress bar.
     progress : bool, optional
         Draw progress bars; by default only on a terminal.
 
@@ -146,7 +149,7 @@ def fit(
                 run.order = rng.permutation(len(data))
             bar = partial(track, label=f"{label} {run.epoch + 1}/{epochs}", show=progress)
             _run_epoch(step, data, run, bar, interrupted)
-            if not interrupted():  # else the resumed run ends the epoch
+            if not interrupted():  # after Ctrl-C, the resumed run ends the epoch
                 _end_epoch(training, run, validation, callbacks)
             file.write(run)
             if interrupted():
@@ -213,6 +216,7 @@ def _end_epoch(training: Training, run: Progress, validation: Split | None, call
 
 
 def _check(data: Split, epochs: int, rng: Any, batch_size: int) -> None:
+    """Raise a ValueError for arguments that ``fit`` cannot use."""
     if epochs < 0:
         raise ValueError(f"fit(epochs): expected at least 0, got {epochs}")
     if not isinstance(rng, np.random.Generator):

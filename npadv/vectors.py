@@ -1,7 +1,8 @@
-"""Batches of vectors, x (N, ...) with one vector for each example: the functions that norms, projections and losses share."""
+"""Batches of vectors, x (N, ...) with one vector for each example: functions that norms and projections share."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from npadv import ops
@@ -14,16 +15,13 @@ def as_rows(x: Any) -> Any:
     """Return (N, ...) as a matrix (N, D)."""
     if x.ndim < 1:
         raise ValueError("norm: expected a batch of vectors (N, ...), got a scalar")
-    width = 1
-    for n in x.shape[1:]:
-        width *= n
-    return ops.reshape(x, shape=(x.shape[0], width))
+    return ops.reshape(x, shape=(x.shape[0], math.prod(x.shape[1:])))
 
 
 def largest(rows: Array) -> Array:
     """Return the largest |element| of each row, or 1 for a row of zeros: (N, D) to (N, 1).
 
-    Rows divided by it can be squared and summed: nothing overflows, and the largest elements do not underflow.
+    Divide rows by it before you square and sum them: then no square overflows, and not all of them underflow.
     """
     xp = xp_of(rows)
     top = xp.abs(rows).max(axis=1, keepdims=True) if rows.shape[1] else xp.zeros((rows.shape[0], 1), dtype=rows.dtype)

@@ -2,7 +2,8 @@
 
 Read ``tensor.py`` (an array and its record), ``primitive.py`` (functions that leave records, and their gradient rules) and
 ``gradient.py`` (the chain rule along the records), in this order. ``derivatives.py`` builds Jacobians and Hessian products
-on them; ``checks.py`` holds the checks of arguments.
+on them; ``checks.py`` holds the checks of arguments, ``copies.py`` copies and pickles tensors, and ``program.py`` writes a tape
+out as a Python program.
 """
 
 from npadv.autodiff.checks import one_like

@@ -1,4 +1,4 @@
-"""The checks of ``grad``: of its arguments, and that nothing was changed in place since it was recorded."""
+"""The checks of ``grad``: its arguments are valid, and no tensor was changed in place after it was recorded."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def one_like(y: Array) -> Array:
 
 
 def unused_gradient(w: Tensor, k: int, unused: str) -> Array:
-    """Return the gradient in a target that the result does not depend on: zeros, or an error."""
+    """Return zeros, the gradient with respect to a target that ``y`` does not depend on, or raise a ValueError."""
     if unused == "raise":
         raise ValueError(f"grad(wrt[{k}]): y does not depend on this tensor; pass unused='zeros' if that is expected")
     return xp_of(w.data).zeros_like(w.data)

@@ -1,7 +1,7 @@
 """Copies and pickles of tensors: whole, and independent of the original.
 
-A copy has memory, a version and a place in the tape's order of its own, so nothing that is done to one shows in the other. A
-shallow copy of a result was computed from the same arguments; a deep copy from copies of them.
+A copy has its own memory, its own version and its own number in the tape's order, so a change of one does not change the other.
+The record of a shallow copy has the same arguments as the original's; the record of a deep copy has copies of them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _copied(x: T, args: tuple[Any, ...], memo: dict[int, Any] | None = None) -> 
 
 
 def pickled(x: Tensor) -> tuple[Any, ...]:
-    """Return what ``pickle`` stores: the values and settings of a leaf."""
+    """Return the function and arguments that ``pickle`` stores: those that make the leaf again."""
     if x._operation is not None:
         raise TypeError(
             f"pickle: a recorded result (of {x._operation.name}) cannot be pickled; pickle .detach() for its values"
@@ -54,7 +54,7 @@ def pickled(x: Tensor) -> tuple[Any, ...]:
 
 
 def _unpickled(kind: type[T], data: Array, requires_grad: bool, grad: Array | None, own: dict[str, Any]) -> T:
-    """Return a leaf, with a place of its own in this process's order."""
+    """Return a leaf from its values and settings, with a new number in this process's order."""
     x = kind.__new__(kind)
     x.data, x.requires_grad, x.grad = data, requires_grad, grad
     x._operation, x._order, x._version = None, tick(), [0]

@@ -1,7 +1,8 @@
 """Whole Jacobians and products with Jacobians and Hessians, each built on ``grad`` alone.
 
-For y = f(x) with Jacobian J and, where y is a scalar, Hessian H: one walk gives J^T u, a row at a time gives J, and
-differentiating a gradient once more gives J v and H v without ever forming J or H.
+Let y = f(x) have the Jacobian J and, if y is a scalar, the Hessian H. One backward pass computes J^T u for a vector u:
+``grad``. With u = e_1, e_2, ... it computes the rows of J: ``jacobian``. A second pass through the first computes J v
+(``jvp``) and H v (``hvp``); neither forms J or H.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ from npadv.backend import xp_of
 def jacobian(y: Tensor, wrt: Tensor, *, create_graph: bool = False) -> Any:
     """Return all partial derivatives dy_i/dx_j, in an array (Tensor if ``create_graph``) of ``y.shape + wrt.shape``.
 
-    One walk per element of ``y``.
+    It takes one backward pass for each element of ``y``.
 
-    >>> import numpy as np
     >>> import npadv
     >>> x = npadv.Tensor([1.0, 2.0], requires_grad=True)
     >>> npadv.jacobian(x * x, x)
@@ -31,7 +31,7 @@ def jacobian(y: Tensor, wrt: Tensor, *, create_graph: bool = False) -> Any:
     shape = y.shape + wrt.shape
     if not create_graph:
         return xp.stack(rows).reshape(shape) if rows else xp.zeros(shape, dtype=wrt.dtype)
-    # Stacking is an operation, and those live a floor above: place each row by an outer product instead.
+    # Operations such as stack are defined in npadv/ops, which imports this package. So each row is placed by a product.
     column = y.shape + (1,) * wrt.ndim
     return sum(
         (e.reshape(column) * row for e, row in zip(basis, rows, strict=True)),
@@ -42,8 +42,8 @@ def jacobian(y: Tensor, wrt: Tensor, *, create_graph: bool = False) -> Any:
 def jvp(y: Tensor, wrt: Tensor, tangent: Any, *, create_graph: bool = False) -> Any:
     """Return the Jacobian-vector product (dy/dx) . ``tangent``, in ``y``'s shape.
 
-    The walk goes backward only, but u -> grad(y, x, u) = J^T u is linear in u, and the gradient of *that*, weighted by
-    the tangent, is J . tangent: differentiating twice turns the walk around.
+    A backward pass computes J^T u only. But J^T u is linear in u, so its Jacobian in u is J^T, and a second backward pass,
+    with the tangent as its cotangent, computes (J^T)^T tangent = J tangent.
 
     >>> import numpy as np
     >>> import npadv
@@ -57,7 +57,7 @@ def jvp(y: Tensor, wrt: Tensor, tangent: Any, *, create_graph: bool = False) -> 
 
 
 def hvp(y: Tensor, wrt: Tensor, vector: Any, *, create_graph: bool = False) -> Any:
-    """Return the Hessian-vector product (d2y/dx2) . ``vector`` of a scalar ``y``, exactly, at the cost of two walks.
+    """Return the Hessian-vector product (d2y/dx2) . ``vector`` of a scalar ``y``, exactly, by two backward passes.
 
     >>> import numpy as np
     >>> import npadv

@@ -1,8 +1,13 @@
 """The gradient: the chain rule, applied to the records between two tensors in reverse order of creation.
 
-Each record hands its cotangent g = d(loss)/dy on to its arguments, rule by rule; an argument that is used twice receives the
-sum. A record is visited after all records that use it, since these were created later: so no recursion and no topological
-sort is needed, only the numbers of the tape's clock.
+At each record y = f(a, b), the cotangent g = d(loss)/dy is known, and the rules of f give the contributions to the cotangents
+of a and b:
+
+    d(loss)/da += g . dy/da,        d(loss)/db += g . dy/db.
+
+An argument that is used twice receives the sum. All records that use y were created after y, so in reverse order of creation
+y is reached when its cotangent is complete. This needs no recursion and no topological sort, only a sort by the numbers of
+the tape's clock. ``_backward_pass`` is the whole algorithm.
 """
 
 from __future__ import annotations
@@ -24,16 +29,16 @@ def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = Fal
     Parameters
     ----------
     y : Tensor
-        What to differentiate. With more than one element it needs a ``cotangent``.
+        The result to differentiate. With more than one element it needs a ``cotangent``.
     wrt : Tensor or sequence of Tensor
-        What to differentiate by. Only the records between these and ``y`` are visited, so the gradient of an input
-        costs nothing for the parameters.
+        The tensors to differentiate by. Only the records between these and ``y`` are visited, so the gradient with respect
+        to an input does not compute those with respect to the parameters.
     cotangent : array or Tensor of ``y``'s shape, optional
         The vector of the vector-Jacobian product; 1 by default.
     create_graph : bool
         Return Tensors that can be differentiated again, instead of plain arrays.
     unused : {"raise", "zeros"}
-        What to do when ``y`` does not depend on one of ``wrt``.
+        Whether an error or zeros are the answer where ``y`` does not depend on one of ``wrt``.
 
     Returns
     -------
@@ -42,8 +47,11 @@ def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = Fal
 
     Raises
     ------
+    TypeError
+        ``y`` or one of ``wrt`` is not a Tensor.
     ValueError
-        ``y`` or one of ``wrt`` was not recorded, or ``y`` does not depend on it.
+        ``y`` or one of ``wrt`` was not recorded; ``y`` does not depend on one of ``wrt``; the cotangent is missing or has
+        another shape than ``y``.
     RuntimeError
         A tensor was changed in place after it was recorded.
 
@@ -68,10 +76,10 @@ def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = Fal
 def _backward_pass(y: Tensor, g: Any, targets: list[Tensor], create_graph: bool) -> dict[Tensor, Any]:
     """Return the cotangents d(loss)/d(tensor) that reach the targets: the chain rule."""
     path, on_path = _path_between(targets, y)
-    kept = set(targets)
+    asked_for = set(targets)
     cotangents = {y: Tensor(g) if create_graph and not isinstance(g, Tensor) else g}
     for node in reversed(path):
-        g = cotangents[node] if node in kept else cotangents.pop(node)
+        g = cotangents[node] if node in asked_for else cotangents.pop(node)  # memory is freed as soon as possible
         rules, kwargs = node._operation.rules, node._kwargs  # type: ignore[union-attr]
         inputs, output = (node._args, node) if create_graph else (node._values, node.data)
         for i, a in enumerate(node._args):
@@ -83,7 +91,7 @@ def _backward_pass(y: Tensor, g: Any, targets: list[Tensor], create_graph: bool)
 
 
 def _path_between(targets: list[Tensor], y: Tensor) -> tuple[list[Tensor], set[Tensor]]:
-    """Return the records that lead from a target to ``y``, in order of creation; and the set of these and the targets."""
+    """Return the records that lead from a target to ``y``, in order of creation, and the set of these and the targets."""
     path: list[Tensor] = []
     on_path = set(targets)
     if y.requires_grad and targets:
@@ -115,7 +123,7 @@ _creation = attrgetter("_order")
 
 
 def _finished(g: Any, w: Tensor, k: int, create_graph: bool, unused: str) -> Any:
-    """Return a target's cotangent as its gradient: of its dtype, and a Tensor or a plain array as asked for."""
+    """Return a target's cotangent as its gradient: in the target's dtype, a Tensor if ``create_graph``, else an array."""
     if g is None:
         g = unused_gradient(w, k, unused)
     if create_graph:
@@ -150,7 +158,7 @@ def _base(g: Any) -> int:
 
 
 def _is_plain(g: Array) -> bool:
-    """Whether an array can be written to, each element in memory of its own."""
+    """Whether an array can be written to and no two of its elements share memory."""
     if type(g) is np.ndarray and not g.flags.writeable:
         return False
     return 0 not in g.strides or g.size <= 1 or all(s or n == 1 for s, n in zip(g.strides, g.shape, strict=True))

@@ -4,9 +4,9 @@ Each primitive has one gradient rule for each argument,
 
     rule(g, y, *args, **kwargs) = g . dy/d(arg),        g = d(loss)/dy,        y = primitive(*args, **kwargs)
 
-a *vector-Jacobian product*. A rule is written once and runs in two modes: on plain arrays when only numbers are wanted, so
-that the backward pass costs little more than NumPy's time; on Tensors, under ``create_graph=True``, when the gradient will
-itself be differentiated, so that the backward pass is recorded as well.
+a *vector-Jacobian product*. A rule is written once and runs in two modes. On plain arrays it computes numbers, and the
+backward pass costs little more than NumPy's own time. On Tensors, under ``create_graph=True``, it is recorded like any other
+computation, and the gradient can be differentiated again.
 
 No operation is defined here: the operations are in ``npadv/ops``, each beside its rule.
 """
@@ -28,7 +28,7 @@ from npadv.backend import Array, is_array, xp_of
 Rule = Callable[..., Any]
 
 PRIMITIVES: dict[str, Operation] = {}
-"""Every primitive by name. A test walks it and fails for one without a rule or a test."""
+"""Every primitive by name. The tests fail for a primitive that has no gradient rule or no test."""
 
 
 class Operation:
@@ -47,10 +47,10 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Make a function of arrays into a primitive: on Tensors it is recorded, on plain arrays it runs as it is.
 
     Positional arguments may be Tensors and are differentiated; keyword arguments are settings and are not. The function
-    must not keep its arguments or change them in place. Nor may a plain array among them be changed in place before the
-    gradient is taken: the record keeps the array itself, which has no version to compare as a Tensor has. The primitive's
-    name is its key in ``PRIMITIVES``; a second primitive of the same name replaces the first, as when a notebook's cell is
-    run again.
+    must not keep its arguments or change them in place. A plain array among the arguments must stay unchanged until the
+    gradient is taken: the record keeps the array itself and, unlike for a Tensor, a change of it is not noticed. The
+    primitive's name is its key in ``PRIMITIVES``; a second primitive of the same name replaces the first, as when a
+    notebook's cell is run again.
 
     >>> import npadv
     >>> @npadv.primitive
@@ -108,18 +108,13 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _lists_as_arrays(args: tuple[Any, ...]) -> list[Any]:
-    """Return the arguments with arrays in the place of lists of numbers: a record must not change when a list does."""
+    """Return the arguments with lists copied: a later change of a list must not change the record."""
     xp = xp_of(*map(value_of, args))
-    return [xp.asarray(a) if type(a) is list and _is_of_numbers(a) else a for a in args]
-
-
-def _is_of_numbers(a: list[Any]) -> bool:
-    """Whether a list is an operand, and no collection of arrays, which some primitives take as a constant."""
-    return not any(is_array(x) and not isinstance(x, np.generic) for x in a)
+    return [a if type(a) is not list else tuple(a) if any(map(is_array, a)) else xp.asarray(a) for a in args]
 
 
 def _version_of(base: Array, args: tuple[Any, ...]) -> list[int]:
-    """Return the version of the argument that a result is a view of: to change one is to change the other."""
+    """Return the version of the argument that a result is a view of: they share memory, so each change concerns both."""
     for a in args:
         if isinstance(a, Tensor) and (a.data is base or a.data.base is base):
             return a._version
@@ -142,10 +137,10 @@ def defvjp(
     are wanted. ``variadic=True`` takes a single ``rule(argnum, g, y, *args, **kwargs)`` for primitives of any number of
     arguments.
 
-    ``forward_with_residuals`` saves the rules from computing something twice. It is called in the primitive's place, with
-    the same arguments, where a record is made, and returns ``(value, residuals)``; the rules receive ``residuals`` as a
-    keyword. Residuals are plain arrays, so under ``create_graph=True`` a rule must compute them again from the Tensors:
-    otherwise the second derivative misses how they depend on the arguments.
+    ``forward_with_residuals`` saves time: a rule need not compute again a number that the forward pass has computed. Where
+    a record is made, it is called in the primitive's place, with the same arguments, and returns ``(value, residuals)``.
+    The rules receive ``residuals`` as a keyword. Residuals are plain arrays, so under ``create_graph=True`` a rule must
+    compute them again from the Tensors: otherwise the second derivative lacks their dependence on the arguments.
     """
     operation = operation_of(function)
     expected = 1 if variadic else len(positional_parameters(operation.forward))
@@ -209,7 +204,7 @@ _recording: ContextVar[bool] = ContextVar("recording", default=True)
 
 
 class recording:
-    """Switch the record on or off within a ``with`` block, in this thread or task only."""
+    """Switch recording on or off within a ``with`` block, in this thread or task only."""
 
     __slots__ = ("enabled", "token")
 
@@ -224,7 +219,7 @@ class recording:
 
 
 def no_record() -> AbstractContextManager[None]:
-    """Compute without leaving a record, in this thread or task only.
+    """Switch recording off within a ``with`` block, in this thread or task only.
 
     >>> import npadv
     >>> x = npadv.Tensor(1.0, requires_grad=True)

@@ -8,7 +8,8 @@ A result ``y = multiply(a, b)`` keeps four things, which are all that its gradie
     y._kwargs       the settings it was called with               {}
 
 A tensor made by hand has no operation: it is a *leaf* of the graph that the arguments form. ``primitive.py`` makes the
-records and ``gradient.py`` walks along them.
+records, and ``gradient.py`` follows them back. This file computes nothing: the operators of a tensor, such as ``x + y``, are
+installed by ``npadv/ops/operators.py``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ else:
     Operators = object
 
 tick = count(1).__next__
-"""The tape's clock. It numbers every tensor and every change in place, so that it is known which came first."""
+"""The tape's clock: every tensor and every change in place gets the next number. Of two, the later one has the larger."""
 
 
 class Tensor(Operators):
@@ -119,7 +120,7 @@ class Tensor(Operators):
     # Changes in place -----------------------------------------------------------------------------------------------
 
     def mark_changed(self) -> None:
-        """Note that ``data`` was changed in place: a gradient through an earlier record raises instead of being wrong."""
+        """Note that ``data`` was changed in place: a gradient through an earlier record then raises an error."""
         if self._operation is not None:
             raise RuntimeError(
                 f"in-place change of a recorded result (of {self._operation.name}): only leaves may be changed in place; "
@@ -231,6 +232,10 @@ def plain_index(x: Any) -> Any:
     return tuple(map(value_of, x)) if isinstance(x, tuple) else value_of(x)
 
 
+# Reads ----------------------------------------------------------------------------------------------------------------
+#
+# ``float(x)`` or ``x > 0`` takes a value off the tape, so what is computed from it has no record. ``replay.py`` must know.
+
 _reads: ContextVar[list[str] | None] = ContextVar("reads", default=None)
 
 
@@ -253,7 +258,7 @@ def note_read(call: str) -> None:
 
 
 def _without_history(value: Any, where: str) -> Any:
-    """Return a value to copy into a tensor's memory; a recorded one would lose its history there."""
+    """Return the array to copy into a tensor's memory; raise an error for a recorded value, whose history would be lost."""
     if isinstance(value, Tensor) and value._operation is not None and value.requires_grad:
         raise TypeError(
             f"{where}: the value was recorded, and its history would be lost; build a new tensor with where(...) or "

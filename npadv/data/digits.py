@@ -11,21 +11,21 @@ from npadv.data.dataset import Dataset, Split
 __all__ = ["digits"]
 
 COUNT = 1797
-BOX, BORDER = 20, 4  # MNIST's digits are scaled to 20 x 20 and framed by 4 pixels of paper, too
+BOX, BORDER = 20, 4  # as in MNIST: digits of 20 x 20 pixels within a border of 4
 
 
 def digits(*, test_size: int = 297, seed: int = 0) -> Dataset:
-    """Load the digits as (N, 1, 28, 28) images, N = 1797 - test_size and test_size.
+    """Load the digits as images (N, 1, 28, 28): 1797 - test_size for training, test_size for testing.
 
-    The originals count the ink of 4 x 4 blocks on an 8 x 8 grid, 0 to 16. Divided by 16, a cubic spline enlarges them
-    to 20 x 20; where the spline overshoots, it is clipped to [0, 1].
+    The original pixels are 8 x 8 counts of ink in blocks of 4 x 4, from 0 to 16. They are divided by 16 and enlarged to 20 x 20
+    by a cubic spline; where the spline overshoots, it is clipped to [0, 1].
 
     Parameters
     ----------
     test_size
-        Number of test examples, 10 to 1787; each class has its share of them.
+        Number of test examples, 10 to 1787; each class has the same share in both splits.
     seed
-        Decides which, and the order of both splits.
+        Determines the split and the order of the examples.
 
     Raises
     ------
@@ -57,11 +57,11 @@ def digits(*, test_size: int = 297, seed: int = 0) -> Dataset:
 
 
 def _enlarge(images: np.ndarray) -> np.ndarray:
-    """(N, 8, 8) -> (N, 1, 28, 28)."""
+    """Return images (N, 8, 8) enlarged to (N, 1, 28, 28)."""
     from scipy.ndimage import zoom
 
-    # Enlarging is linear and works on rows and columns alike: a product with one 20 x 8 matrix, the enlarged unit pulses.
-    # In the grid modes pixels are areas, not points: an edge pixel is enlarged like any other, with paper beyond it.
+    # Enlarging is linear, and the same for rows and columns: a product with one 20 x 8 matrix, the enlarged identity matrix.
+    # In the grid modes, pixels are areas, not points: an edge pixel is enlarged like any other, with zeros beyond the edge.
     weights = zoom(np.eye(8), (BOX / 8, 1), order=3, mode="grid-constant", grid_mode=True)
     framed = np.pad(weights @ images @ weights.T, ((0, 0), (BORDER, BORDER), (BORDER, BORDER)))
     return framed[:, None].clip(0, 1).astype(np.float32)

@@ -143,7 +143,7 @@ def missing_dataset(
 
 
 def _reason(error: Exception) -> str:
-    """Return why a download failed: the libraries for it write hundreds of characters about a missing connection."""
+    """Return the reason of a failed download in a few words; error messages of HTTP libraries have hundreds of characters."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"ConnectionError", "ConnectTimeout", "Timeout", "gaierror"}:
         return "no connection"

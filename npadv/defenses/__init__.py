@@ -1,4 +1,4 @@
-"""One file per defense; each is a loss for ``fit``, or a recipe that returns a trained model."""
+"""Defenses, one file each. A defense is a loss for ``fit``, or a function that returns a trained model."""
 
 from npadv.defenses.adversarial_training import adversarial_training
 

@@ -1,4 +1,4 @@
-"""Adversarial training: a loss on the clean inputs and on the worst inputs nearby, as far as one step finds them.
+"""Adversarial training: a loss on the clean inputs and on the worst inputs nearby, which one step approximates.
 
     J~(theta, x, y) = alpha * J(theta, x, y) + (1 - alpha) * J(theta, x + Delta_x, y)        [SYN] eq. 3, after [GSS]
 
@@ -36,13 +36,18 @@ def adversarial_training(
     norm : {"l1", "l2", "linf"}
         The norm of the radius.
     bounds : (low, high) or None
-        The box the perturbed inputs are clipped to; None leaves them unclipped, as [SYN] does.
+        The box to which the perturbed inputs are clipped; None leaves them unclipped, as [SYN] does.
 
     Returns
     -------
     callable
-        ``loss(model, x, y, *, rng)``. The perturbation is found on the model in inference, as an attacker would find it;
-        both terms are then computed in training.
+        ``loss(model, x, y, *, rng)``. The perturbation is computed with the model in inference, as an attacker would compute
+        it; both terms of the loss are computed in training.
+
+    Raises
+    ------
+    ValueError
+        ``eps``, ``alpha`` or ``norm`` is not as described.
 
     Examples
     --------
@@ -61,7 +66,10 @@ def adversarial_training(
         raise ValueError(f"eps: expected a finite number of at least 0, got {eps!r}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha: expected a weight in [0, 1], got {alpha!r}")
-    alpha, bounds = float(alpha), bounds and (float(bounds[0]), float(bounds[1]))  # NumPy's would change the precision
+    alpha, bounds = (
+        float(alpha),
+        bounds and (float(bounds[0]), float(bounds[1])),
+    )  # NumPy's floats would change the precision
 
     def loss(model: Any, x: Any, y: Any, *, rng: np.random.Generator) -> Any:
         inputs = Tensor(x, requires_grad=True)

@@ -1,16 +1,14 @@
-"""Everything that is there for speed alone, one module for each file of ``ops/`` that it speeds up.
+"""Faster versions of the plain functions, one module for each file of ``ops/`` that it speeds up.
 
-The plain version of a function stands where its idea is taught, and one word above it names the version that computes the
-same faster:
+A plain function stands in ``ops/`` (or ``nn/``, ``optim.py``), and one line above it names the faster version:
 
     @primitive
     @faster(fast.elementwise.relu)
     def relu(x):
         return xp_of(x).maximum(x, 0)
 
-``NPADV_FAST=off`` in the environment makes ``faster`` return the plain function, everywhere: the library then runs on what
-the reader sees, and a debugger steps through it. Every pair is kept in ``PAIRS``, where the tests find both versions and
-compare them.
+Under ``NPADV_FAST=off`` in the environment, ``faster`` returns the plain function. The whole library then runs on the plain
+versions, and a debugger steps through them. ``PAIRS`` holds both versions of each function, which the tests compare.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ ENABLED = os.environ.get("NPADV_FAST") != "off"
 
 
 class Pair(NamedTuple):
-    """A plain function and the one that computes the same faster."""
+    """A plain function and its faster version."""
 
     plain: Callable[..., Any]
     fast: Callable[..., Any]
@@ -38,8 +36,8 @@ PAIRS: dict[str, Pair] = {}
 def faster(fast: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Name the faster version of the function below: same arguments, same results up to rounding.
 
-    The fast version takes whatever the plain one takes, CuPy arrays included, and falls back to the plain expression where
-    it has nothing better. It is chosen once, at import, so a call costs nothing more.
+    The fast version takes all arguments that the plain one takes, CuPy arrays included, and calls the plain one (``plain``)
+    where it is not faster. The choice is made once, at import, so it costs a call no time.
     """
 
     def choose(plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,10 +49,10 @@ def faster(fast: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[
 
 
 def plain(fast: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the plain version of a fast function, which this falls back to where it has nothing better."""
+    """Return the plain version of a fast function."""
     return fast.__wrapped__  # type: ignore[attr-defined]
 
 
 def if_enabled(function: Callable[..., Any]) -> Callable[..., Any] | None:
-    """Return a function that only saves time, such as one that keeps residuals; None under ``NPADV_FAST=off``."""
+    """Return a function that only saves time, such as a ``forward_with_residuals``; None under ``NPADV_FAST=off``."""
     return function if ENABLED else None

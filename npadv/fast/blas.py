@@ -1,12 +1,12 @@
 """NumPy's own BLAS, called directly: products added to a result in place, and the number of threads that BLAS uses.
 
-NumPy multiplies matrices with a BLAS library (its wheels contain OpenBLAS), but does not pass on all of its functions. Two
-are needed here. One is ``y += x @ w`` in one call, where NumPy needs a temporary and a second pass over memory: a convolution
-is a sum of such products, one for each tap of its filters. The other is the number of threads: where work is divided among
-threads already (``parallel.py``), each of them needs a BLAS that does not divide it again.
+NumPy multiplies matrices with a BLAS library (its wheels contain OpenBLAS), but gives access to few of its functions. Two
+more are needed here. The first computes ``y += x @ w`` in one call, where NumPy needs a temporary array and a second pass
+over memory. A convolution is a sum of such products, one for each tap of its filters. The second sets the number of threads:
+where work is divided among threads already (``parallel.py``), BLAS must not divide it again.
 
-Both are reached with ctypes, through the library that NumPy has loaded. Symbol names vary between builds, so every use has a
-NumPy fallback: where a symbol is missing, or computes a wrong product (it is tried once, at import), the products are NumPy
+Both are called with ctypes, in the library that NumPy has loaded. Symbol names vary between builds, so every use has a NumPy
+fallback. Where a symbol is missing, or computes a wrong product (it is tried once, at import), the products are NumPy
 expressions and BLAS keeps its threads. ``NPADV_BLAS=numpy`` or ``NPADV_FAST=off`` selects the fallback.
 """
 
@@ -101,8 +101,8 @@ def threads() -> int:
 def one_thread() -> Iterator[None]:
     """Limit BLAS to one thread within a ``with`` block.
 
-    BLAS has one number of threads for the whole process: the first block to begin sets it to 1, and the last one to end sets
-    it back. Products in other threads of the process stay right in the meantime, and are slower.
+    BLAS has one number of threads for the whole process. The first block to begin sets it to 1, and the last one to end
+    restores it. Meanwhile, products in other threads of the process are slower, but right.
     """
     _held.enter()
     try:

@@ -1,10 +1,10 @@
 """Convolution, fast: the choice between four algorithms on a CPU, and the CUDA kernels for CuPy arrays.
 
-``ops/conv.py`` says what a convolution is and computes it with one large matrix product, against which everything here is
-tested. This module computes the same several times faster:
+``ops/conv.py`` defines a convolution and computes it with one large matrix product. The tests compare this module with it.
+This module is several times faster:
 
-- images lie pixel after pixel in memory (``layout.py``), so that rows of pixels are matrices;
-- the algorithm depends on how much there is to multiply at each pixel:
+- Images lie pixel after pixel in memory (``layout.py``), so that rows of pixels are matrices.
+- The algorithm depends on the number of multiplications at each pixel:
 
   * ``winograd.py``: filters of up to 5 x 5 over many channels, with fewer multiplications than the definition has. It costs
     a digit of precision and runs only where ``ops.winograd()`` allows it: in training, since an attack's success may
@@ -13,7 +13,7 @@ tested. This module computes the same several times faster:
   * ``row_im2col.py``: fewer channels. The taps of one row of the filters make one product together.
   * ``im2col.py``: one or three channels, strides, groups. Whole windows are copied into columns, a block at a time.
 
-- the work is divided among threads (``parallel.py``).
+- The work is divided among threads (``parallel.py``).
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def conv2d_weight_grad(x: Any, g: Any, *, shapes: ConvShapes) -> Any:
 
 
 def use_im2col(shapes: ConvShapes) -> bool:
-    """Whether products along the rows are too thin to be worth their calls."""
+    """Whether products along the rows are so small that the calls would take most of the time."""
     (n, k, _, width), c = shapes.y, shapes.x[1]
     return shapes.groups > 1 or min(c, k) < MIN_CHANNELS or n * width < MIN_ROWS
 
@@ -107,7 +107,7 @@ def use_winograd(shapes: ConvShapes) -> bool:
 
 
 def use_gemm_per_tap(shapes: ConvShapes) -> bool:
-    """Whether even the product of a single tap is worth its call."""
+    """Whether even the product of a single tap takes much longer than its call."""
     (n, k, _, width), c = shapes.y, shapes.x[1]
     return shapes.stride[1] == 1 and n * width * c * k >= GEMM_MULTIPLICATIONS
 
@@ -126,9 +126,9 @@ def allow_winograd() -> Iterator[None]:
 
 
 def with_winograd(shapes: ConvShapes) -> ConvShapes:
-    """Return the shapes, marked where Winograd's algorithm is allowed at this moment.
+    """Return the shapes, with ``allow_winograd`` set if this call is within a block of ``allow_winograd()``.
 
-    The mark travels with the record, so that the gradients are computed with the same algorithm wherever they are computed.
+    The gradient rules receive the same shapes, so they use the same algorithm even after the block.
     """
     return shapes._replace(allow_winograd=True) if _winograd_allowed.get() else shapes
 

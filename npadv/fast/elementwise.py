@@ -37,9 +37,9 @@ def masked(g: Any, mask: Any) -> Any:
 
 
 def _zeros(x: Any) -> Any:
-    """Return zeros to take the maximum of x with: four times as fast as with a number.
+    """Return zeros in the shape and memory order of x: the maximum of two arrays is four times as fast as with a number.
 
-    They have the memory order of x, and are views of one block for each dtype, which is read-only.
+    They are views of one read-only block for each dtype.
     """
     if type(x) is not np.ndarray or x.size < MIN_ZEROS or x.nbytes > MAX_ZEROS:
         return _zero(x)

@@ -1,7 +1,8 @@
-"""Convolution by im2col: some windows at a time copied into the columns of a matrix that fits the cache, then one product.
+"""Convolution by im2col in blocks: some windows are copied into the columns of a matrix that fits the cache, then multiplied.
 
-This is the plain algorithm of ``ops/conv.py``, a block of windows at a time, for any stride, dilation and groups. The matrix
-is transposed, (KH * KW * C, pixels * N): neighbouring windows share their pixels, so each of its rows is copied in long runs.
+This is the plain algorithm of ``ops/conv.py``, one block of windows after the other, for any stride, dilation and groups. The
+matrix is transposed, (KH * KW * C, pixels * N): a row of it holds the pixels that one tap reads in neighbouring windows. These
+are neighbours in memory, so each row is copied in long runs.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def _stacked(m: Any, pieces: int) -> Any:
 
 
 def _shares(blocks: int, count: int = 16) -> list[slice]:
-    """Return consecutive blocks for each part: as many parts on every machine, so that sums do not depend on the machine."""
+    """Return consecutive blocks for each part. The number of parts is the same on every machine, and so are the sums."""
     count = min(count, blocks)
     return [slice(blocks * i // count, blocks * (i + 1) // count) for i in range(count)]
 

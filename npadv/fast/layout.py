@@ -1,9 +1,9 @@
 """The order of images in memory: (H, W, N, C), pixel after pixel.
 
-Images are (N, C, H, W) to the user. For NumPy's matrix products another order in memory is better: pixel after pixel, at each
-pixel all images, of each image all channels. A row of pixels is then a matrix (W * N, C) that a product reads in place.
-``to_hwnc`` gives that order, as a view where the images lie so already, and ``to_nchw`` is the view back; so a network pays
-for the order once, at its input.
+Images are (N, C, H, W) to the user. For NumPy's matrix products another memory order is better: pixel after pixel, at each
+pixel all images, of each image all channels. A row of pixels is then a matrix (W * N, C), which a product reads in place.
+``to_hwnc`` returns that order, as a view if the images have it already, and ``to_nchw`` is the view back. So the input of a
+network is copied once, and its layers copy nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAGE = 4096  # bytes
 
 
 def to_hwnc(x: Any) -> Any:
-    """Return images (N, C, H, W) as a contiguous array (H, W, N, C): a view, if they lie so in memory."""
+    """Return images (N, C, H, W) as a contiguous array (H, W, N, C): a view if they have this memory order."""
     return np.ascontiguousarray(avoid_aliasing(x).transpose(2, 3, 0, 1))
 
 
@@ -41,10 +41,11 @@ def as_matrix(p: Any) -> Any:
 
 
 def avoid_aliasing(x: Any) -> Any:
-    """Return images that a cache can hold a pixel of all at once: a copy with gaps where the images lie 4 KiB apart.
+    """Return images that lie a multiple of 4 KiB apart as a copy with gaps between them, and others unchanged.
 
-    A cache keeps addresses that differ by a multiple of 4 KiB in the same few places. Images of 32 x 32 pixels in float32
-    lie exactly so, and reading them pixel by pixel takes ten times as long as reading images of 28 x 28.
+    A cache keeps addresses that differ by a multiple of 4 KiB in the same few places. The distance of images of 32 x 32
+    pixels in float32 is such a multiple: reading one pixel of all images, then the next, takes ten times as long as for
+    images of 28 x 28.
     """
     n = len(x)
     if not x.size or x.strides[0] % PAGE or not x.flags.c_contiguous:

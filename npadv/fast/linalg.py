@@ -1,8 +1,8 @@
-"""Matrix products, fast: by the library's own threads where convolutions use these, and in fewer calls for small matrices.
+"""Matrix products, fast: large ones on npadv's threads, small ones with less overhead for each call.
 
-A thread of NumPy's BLAS keeps its core busy for a while after a product, waiting for the next one. The library's own threads
-(``parallel.py``), which the convolutions use, would then have to wait for the core. So products that BLAS would divide among
-threads are divided here.
+After a product, a thread of NumPy's BLAS keeps its core busy for a while, waiting for the next product. npadv's own threads
+(``parallel.py``), on which convolutions run, would have to wait for that core. So products that BLAS would divide among its
+threads are divided among npadv's threads instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BLAS_THREADS = 1 << 18
 """Multiplications from which BLAS would use several threads."""
 
 OWN_THREADS = 1 << 21
-"""Multiplications from which the library's own threads are worth waking."""
+"""Multiplications from which npadv's threads save more time than waking them takes."""
 
 
 def matmul(a: Any, b: Any) -> Any:
@@ -28,8 +28,8 @@ def matmul(a: Any, b: Any) -> Any:
     if type(a) is np.ndarray and a.ndim == 2 == b.ndim:
         if len(a) > 1 and a.size * b.shape[1] >= BLAS_THREADS:
             return _large(a, b)
-        return a.dot(b)  # equals a @ b for matrices, at half the price for small ones
-    if capture.active() and a.ndim == 2 == b.ndim and xp_of(a, b) is not np:  # CuPy does not let cuBLAS be recorded
+        return a.dot(b)  # equals a @ b for matrices, in half the time for small ones
+    if capture.active() and a.ndim == 2 == b.ndim and xp_of(a, b) is not np:  # cuBLAS cannot be recorded with CuPy
         dtype = np.result_type(a.dtype, b.dtype)
         return kernels.matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False))
     return a @ b

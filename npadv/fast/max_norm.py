@@ -1,6 +1,6 @@
 """The max-norm constraint, fast: one kernel on CuPy (``kernels/max_norm.cu``).
 
-On NumPy nothing is written if no unit is too long, which is so after most updates.
+On NumPy, nothing is written if no unit is too long, as after most updates.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Maxout, fast: the kernels of ``kernels/maxout.cu`` on CuPy; on NumPy, fewer passes over memory.
 
-The winners are found on the way forward and kept as residuals for the gradient: a mask for each piece. The kernels have a
-form of their own: the number of the winning piece, int32 in the shape of y, and -1 where y is NaN.
+The forward pass finds the winners and keeps them as residuals for the gradient: a mask for each piece. The kernels use another
+form, the number of the winning piece: int32 in the shape of y, and -1 where y is NaN.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 
 from npadv import kernels
 from npadv.backend import xp_of
+from npadv.fast.on_cupy import is_from_kernel
+from npadv.shapes import maxout_slices
 
 
 def maxout(x: Any, *, pieces: int, axis: int) -> Any:
@@ -18,7 +20,7 @@ def maxout(x: Any, *, pieces: int, axis: int) -> Any:
         return kernels.maxout(x, pieces, axis=axis)[0]
     if pieces == 1 or x.flags.c_contiguous:  # one call, as fast as the loop only in this layout
         return x.reshape(*x.shape[:axis], pieces, x.shape[axis] // pieces, *x.shape[axis + 1 :]).max(axis=axis)
-    xp, (first, second, *rest) = xp_of(x), _slices(x, pieces, axis)
+    xp, (first, second, *rest) = xp_of(x), maxout_slices(x, pieces, axis)
     y = xp.maximum(first, second)
     for piece in rest:
         xp.maximum(y, piece, out=y)
@@ -31,7 +33,7 @@ def maxout_with_winners(x: Any, *, pieces: int, axis: int) -> tuple[Any, Any]:
         return kernels.maxout(x, pieces, axis=axis)
     y = maxout(x, pieces=pieces, axis=axis)
     winners, free = [], y == y  # where no earlier piece has won; NaN has no winner
-    for piece in _slices(x, pieces, axis):
+    for piece in maxout_slices(x, pieces, axis):
         won = piece == y
         won &= free
         free ^= won
@@ -41,34 +43,24 @@ def maxout_with_winners(x: Any, *, pieces: int, axis: int) -> tuple[Any, Any]:
 
 def maxout_scatter(g: Any, winners: Any, *, pieces: int, axis: int) -> Any:
     """Return g at the winning pieces and 0 at the others."""
-    if _from_kernel(winners) and kernels.takes(g):
+    if is_from_kernel(winners) and kernels.takes(g):
         return kernels.maxout_grad(g, winners, pieces, axis=axis)
     xp = xp_of(g)
     gx = xp.empty_like(g, shape=(*g.shape[:axis], pieces * g.shape[axis], *g.shape[axis + 1 :]))  # in g's memory order
-    for piece, won in zip(_slices(gx, pieces, axis), _masks(winners, pieces), strict=True):
+    for piece, won in zip(maxout_slices(gx, pieces, axis), _masks(winners, pieces), strict=True):
         xp.multiply(g, won, out=piece)
     return gx
 
 
 def maxout_gather(u: Any, winners: Any, *, pieces: int, axis: int) -> Any:
     """Return the values of u at the winning pieces."""
-    (first, *rest), (first_won, *others) = _slices(u, pieces, axis), _masks(winners, pieces)
+    (first, *rest), (first_won, *others) = maxout_slices(u, pieces, axis), _masks(winners, pieces)
     y = first * first_won
     for piece, won in zip(rest, others, strict=True):
         y += piece * won
     return y
 
 
-def _slices(x: Any, pieces: int, axis: int) -> list[Any]:
-    units = x.shape[axis] // pieces
-    before = (slice(None),) * axis
-    return [x[(*before, slice(p * units, (p + 1) * units))] for p in range(pieces)]
-
-
 def _masks(winners: Any, pieces: int) -> Any:
     """Return a mask for each piece, from either form of the winners."""
-    return [winners == piece for piece in range(pieces)] if _from_kernel(winners) else winners
-
-
-def _from_kernel(winners: Any) -> bool:
-    return not isinstance(winners, tuple | list) and winners.dtype == "int32"
+    return [winners == piece for piece in range(pieces)] if is_from_kernel(winners) else winners

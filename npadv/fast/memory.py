@@ -1,10 +1,9 @@
 """Memory: freed memory is kept for the next array, and weights begin at a cache line.
 
 A training step makes the same large arrays as the step before. The C library returns each of them to the system when it is
-freed, and the system hands out the next one page by page, cleared at the first access to every 4 KiB. For arrays of
-megabytes that costs as much as computing their values. Two settings of glibc's ``mallopt`` keep freed memory in the process
-instead. All arrays, a user's own included, then live in memory that the step before has used, and after the first step no
-new memory is taken from the system. The allocator stays safe under threads and re-entry.
+freed. The system then gives new memory for the next array, and clears each page of 4 KiB when it is first accessed. For arrays
+of megabytes that takes as long as computing their values. Two settings of glibc's ``mallopt`` keep freed memory in the process
+instead, for all arrays, a user's own included. After the first step, no new memory is taken from the system.
 
 The process keeps at most the memory that it once needed. ``import npadv`` makes these settings where there is glibc, unless
 an environment variable says otherwise: any ``MALLOC_...`` setting is respected, ``NPADV_MALLOC=system`` leaves everything as

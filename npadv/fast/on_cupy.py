@@ -1,4 +1,4 @@
-"""Functions that a CUDA kernel of ``kernels/`` computes in one launch."""
+"""The decorator of functions that a CUDA kernel of ``kernels/`` computes in one launch, on CuPy arrays."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from npadv.fast import faster
 
 
 def on_cupy(launch: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Name the version of the function below for CuPy arrays, by a kernel; other arrays and dtypes take the plain one.
+    """Name the version of the function below that launches a kernel.
 
-    The first argument decides.
+    It runs if the first argument is an array that kernels take (``kernels.takes``). For all others the plain version runs.
     """
 
     def choose(plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,3 +23,8 @@ def on_cupy(launch: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
         return faster(fast)(plain)
 
     return choose
+
+
+def is_from_kernel(winners: Any) -> bool:
+    """Return whether the winners of a maximum are the index array (int32) of a kernel, and not masks."""
+    return not isinstance(winners, list) and winners.dtype == "int32"

@@ -1,12 +1,12 @@
 """Threads: one function applied to several parts of the work, on several cores.
 
-NumPy releases Python's lock inside its loops. So threads that spend their time in large array operations run side by side;
-in operations of a few microseconds they would wait for the lock, and a part should therefore be large. The threads are
-started once and kept, as many as NumPy's BLAS would use (``OPENBLAS_NUM_THREADS`` sets both), and meanwhile BLAS is limited
-to one thread for each of them.
+NumPy releases Python's lock inside its loops, so threads in large array operations run at the same time. In operations of a
+few microseconds they would wait for the lock, so each part should be large. The threads are started once and kept. There are
+as many as NumPy's BLAS would use (``OPENBLAS_NUM_THREADS`` sets both numbers), and while they run, BLAS is limited to one
+thread for each of them.
 
-The result of a part may depend on nothing but its number, and parts must not write to the same memory. Then results are the
-same, to the last bit, for any number of threads. ``NPADV_FAST=off`` computes all parts in the calling thread.
+The result of a part must depend on its number only, and no two parts may write to the same memory. Then results are the same,
+to the last bit, for any number of threads. ``NPADV_FAST=off`` computes all parts in the calling thread.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from npadv.fast.blas import one_thread, threads
 def run(part: Callable[[int], Any], parts: int) -> None:
     """Call ``part(0)`` ... ``part(parts - 1)``, on several threads if they are free.
 
-    Inside a part, or while another thread uses the workers, the calling thread computes all parts itself: no call waits for
-    another, so there is no deadlock. An exception in a part stops the parts that have not begun and is raised here.
+    Inside a part, or while another thread uses the workers, the calling thread computes all parts itself. So no call waits
+    for another, and there is no deadlock. After an exception in a part, no further part begins, and the exception is raised.
 
     >>> squares = [0, 0, 0]
     >>> run(lambda i: squares.__setitem__(i, i * i), 3)
@@ -48,10 +48,10 @@ def run(part: Callable[[int], Any], parts: int) -> None:
 
 
 def halves(function: Callable[..., Any], *arrays: Any, least: int = 1 << 18) -> None:
-    """Call a function on the first and on the second half (along the first axis) of arrays of one length, side by side.
+    """Call a function on the first and on the second half (along the first axis) of arrays, at the same time.
 
-    The function changes some of the arrays in place, and each row of a result depends on the same rows of the others alone.
-    Arrays of fewer than ``least`` elements and CuPy arrays are not divided.
+    The function changes some of the arrays in place. Row i of a changed array may depend only on row i of each array. Arrays
+    of fewer than ``least`` elements and CuPy arrays are not divided.
 
     >>> x, y = np.zeros(3), np.array([1.0, 2.0, 3.0])
     >>> halves(lambda x, y: np.multiply(y, 2, out=x), x, y, least=2)

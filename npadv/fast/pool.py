@@ -1,8 +1,8 @@
-"""Pooling, fast: each tap is read once, in the memory order of the convolutions, by the upper and lower rows side by side.
+"""Pooling, fast: each tap is read once, in the memory order of the convolutions, and two threads share the rows.
 
-The winners of a maximum are found in the same pass as the maximum itself and kept as residuals for the gradient: a mask for
-each tap. On CuPy a maximum and its gradient are one kernel each (``kernels/max_pool.cu``). Its winners have a form of their
-own: the index of the winning pixel in its image, int32 in the shape of y, and -1 where y is NaN.
+The winners of a maximum are found in the same pass as the maximum and kept as residuals for the gradient: a mask for each tap.
+On CuPy a maximum and its gradient are one kernel each (``kernels/max_pool.cu``). The kernels use another form of the winners,
+the index of the winning pixel in its image: int32 in the shape of y, and -1 where y is NaN.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from npadv import kernels
 from npadv.backend import xp_of
 from npadv.fast import plain
 from npadv.fast.layout import full_images
+from npadv.fast.on_cupy import is_from_kernel
 from npadv.fast.parallel import halves
 from npadv.shapes import PoolShapes
 
@@ -48,7 +49,7 @@ def max_pool2d_with_winners(x: Any, *, shapes: PoolShapes) -> tuple[Any, Any]:
 
 def max_unpool2d(g: Any, winners: Any, *, shapes: PoolShapes) -> Any:
     """Return an image with each g added at the tap that won."""
-    if _from_kernel(winners) and kernels.takes(g):
+    if is_from_kernel(winners) and kernels.takes(g):
         return kernels.max_pool2d_grad(g, winners, shapes)
     winners = _masks(winners, shapes)
     tiling = shapes.stride == shapes.size  # then only the pixels right of and below the windows stay 0
@@ -99,6 +100,7 @@ def avg_unpool2d(g: Any, *, shapes: PoolShapes) -> Any:
 
 
 def _maximum(y: Any, first: Any, *rest: Any) -> None:
+    """Compute the maximum of taps in y."""
     xp = xp_of(y)
     xp.copyto(y, first)
     for tap in rest:
@@ -136,6 +138,7 @@ def _exclude_border(y: Any, winners: list[Any], shapes: PoolShapes) -> None:
 
 
 def _put(g: Any, *taps_and_winners: Any) -> None:
+    """Write to each tap the cotangents of the windows that it won, and 0 elsewhere."""
     taps, winners = taps_and_winners[: len(taps_and_winners) // 2], taps_and_winners[len(taps_and_winners) // 2 :]
     for tap, won in zip(taps, winners, strict=True):
         xp_of(g).multiply(g, won, out=tap)
@@ -143,17 +146,13 @@ def _put(g: Any, *taps_and_winners: Any) -> None:
 
 def _masks(winners: Any, shapes: PoolShapes) -> Any:
     """Return a mask for each tap, from either form of the winners."""
-    if not _from_kernel(winners):
+    if not is_from_kernel(winners):
         return winners
     xp, (_, _, h, w) = xp_of(winners), shapes.x
     index = xp.arange(h * w, dtype=winners.dtype).reshape(1, 1, h, w)
     padded = xp.full((1, 1, *shapes.padded[2:]), -2, dtype=winners.dtype)  # no pixel, and no winner
     padded[shapes.inside] = index
     return [winners == tap for tap in shapes.taps(padded)]
-
-
-def _from_kernel(winners: Any) -> bool:
-    return not isinstance(winners, tuple | list) and winners.dtype == "int32"
 
 
 def _with_border(x: Any, shapes: PoolShapes, value: float) -> Any:
@@ -166,5 +165,5 @@ def _with_border(x: Any, shapes: PoolShapes, value: float) -> Any:
 
 
 def _by_rows(function: Callable[..., None], *images: Any) -> None:
-    """Call a function on the upper and the lower half of images (N, C, H, W), side by side."""
+    """Call a function on the upper and the lower half of images (N, C, H, W), at the same time."""
     halves(function, *(x.transpose(2, 3, 0, 1) for x in images))

@@ -1,8 +1,8 @@
-"""Reductions, fast: the gradient of a maximum over few elements, and the softmax cross-entropy with what its gradient needs.
+"""Reductions, fast: the gradient of a maximum over few elements, and the softmax cross-entropy with residuals.
 
-On the way forward the cross-entropy computes exp(x - max) and its sums. They are kept as residuals, and the gradient,
-softmax(x) - one_hot(labels), divides one by the other instead of computing both again. On CuPy each of the two is one kernel
-(``kernels/cross_entropy.cu``), whose gradient reads x again and needs no residuals.
+The forward pass of the cross-entropy computes exp(x - max) and its sums. They are kept as residuals, and the gradient,
+softmax(x) - one_hot(labels), divides one by the other instead of computing both again. On CuPy the loss and its gradient are
+one kernel each (``kernels/cross_entropy.cu``); the gradient's kernel reads x again and needs no residuals.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from npadv.autodiff import Tensor
 from npadv.backend import xp_of
 from npadv.fast import plain
 
-FEW = 16
-"""Elements among which comparing each with the maximum, one slice of x after the other, is quicker than searching."""
+MAX_SLICES = 16
+"""Elements along an axis up to which comparing slice by slice with the maximum is quicker than ``argmax``."""
 
 
 def first_maximum(x: Any, y: Any, axes: tuple[int, ...]) -> Any:
     """Return a mask of x's shape that is true at the first maximum of each reduction."""
-    if len(axes) != 1 or x.ndim == 1 or x.shape[axes[0]] > FEW:
+    if len(axes) != 1 or x.ndim == 1 or x.shape[axes[0]] > MAX_SLICES:
         return plain(first_maximum)(x, y, axes)
     xp, axis = xp_of(x), axes[0]
     mask = xp.empty(x.shape, dtype=bool)

@@ -1,12 +1,12 @@
 """Convolution by row im2col: the taps of one row of the filters make one matrix product together.
 
-Where the product of a single tap is too small to be worth its call (``shifted_gemm.py``), the images are first unfolded along
-their rows: each pixel then holds the KW * C values that one row of a filter sees from there. What remains is a convolution
-with filters one pixel wide, which ``shifted_gemm.py`` computes.
+With few channels, the product of a single tap (``shifted_gemm.py``) takes less time than its call. So the images are first
+unfolded along their rows: each pixel then holds the KW * C values that one row of a filter reads there. The remaining
+convolution has filters one pixel wide, and ``shifted_gemm.py`` computes it.
 
-Two ways lead back to the gradient of the images. ``folded`` is the adjoint of ``unfolded``: it adds each value back to the
-pixel that it came from. Where padding makes the rows of the result longer than those of the images, it is cheaper to unfold
-the gradient of the result instead, and to convolve it with the flipped filters (``flipped``).
+The gradient of the images is computed in one of two ways. ``folded`` is the adjoint of ``unfolded``: it adds each value to the
+pixel that it was copied from. Where padding makes the rows of the result longer than those of the images, it is cheaper to
+unfold the gradient of the result instead, and to convolve it with the flipped filters (``flipped``).
 """
 
 from __future__ import annotations

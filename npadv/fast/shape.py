@@ -1,4 +1,4 @@
-"""Reshaping, fast: a gradient that lies in memory as the values do is combined with them at full speed."""
+"""Reshaping, fast: the gradient is put into the memory order of the values, with which the next rule combines it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from npadv.autodiff import defvjp, primitive, value_of
 
 @primitive
 def arrange(x: Any, *, axes: tuple[int, ...]) -> Any:
-    """Return x unchanged, laid out in memory by the given order of its axes, the last one's elements side by side."""
+    """Return a copy of x whose memory order is the given order of its axes: the last axis is contiguous."""
     inverse = tuple(sorted(range(len(axes)), key=axes.__getitem__))
     return x.transpose(axes).copy().transpose(inverse)
 
@@ -18,7 +18,7 @@ defvjp(arrange, lambda g, y, x, axes: arrange(g, axes=axes))
 
 
 def reshape_back(g: Any, x: Any) -> Any:
-    """Return g in x's shape, and in x's order in memory: the next rule combines it with x."""
+    """Return g in x's shape and in x's memory order."""
     g, x = g.reshape(x.shape), value_of(x)
     if x.flags.c_contiguous:
         return g

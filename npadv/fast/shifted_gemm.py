@@ -71,9 +71,8 @@ def tiles(shapes: ConvShapes, backward: bool) -> list[Tile]:
     """Return the rows of y (of x, backward) in tiles, each with the row ranges of x (of y) that add to it."""
     target = shapes.x if backward else shapes.y
     row = target[0] * target[3]  # of the matrix, in a row of pixels
-    pieces = max(
-        1, row // TILE_ROWS[1], min(row // TILE_ROWS[0], -(-16 // target[2]))
-    )  # to fit the cache, and to share out
+    # Pieces of a row fit the cache, and there are enough of them to divide among threads.
+    pieces = max(1, row // TILE_ROWS[1], min(row // TILE_ROWS[0], -(-16 // target[2])))
     cuts = [row * piece // pieces for piece in range(pieces + 1)]
     found = []
     for r in range(target[2]):

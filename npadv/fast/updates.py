@@ -1,4 +1,4 @@
-"""Update rules of optimizers, on two threads."""
+"""The update rules of optimizers, fast: large arrays are updated by two threads, half each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from npadv.fast.parallel import halves
 
 
 def in_halves(plain: Callable[..., None]) -> Callable[..., None]:
-    """Make an elementwise function that changes arrays in place run on both halves of large arrays at the same time.
+    """Make an elementwise function, which changes arrays in place, run on both halves of large arrays at the same time.
 
     Positional arguments are arrays of one shape; keyword arguments are settings.
     """

@@ -1,8 +1,8 @@
 """Convolution with fewer multiplications (Toom, Cook; Winograd 1980; for networks Lavin and Gray 2016).
 
 The product of two polynomials with m and r coefficients can be computed from their values at n = m + r - 1 points: multiply
-the values, n products instead of m r, and find the polynomial with n coefficients that takes these values. With the matrix
-E_k (n, k), from k coefficients to the values at the points,
+the values, n products instead of m r, and find the polynomial with n coefficients that has these values. Let E_k (n, k) be the
+matrix that computes the values at the points from k coefficients. Then
 
     a w  =  E_n^-1 [(E_m a) * (E_r w)].
 
@@ -16,8 +16,8 @@ The steps that involve d or w alone are computed channel by channel. Only the pr
 n n products of matrices. For 5 x 5 filters and m = 4 these have 64 multiplications where the definition has 400. Every step
 is linear in the image and in the filter, and the gradients are the transposed steps in reverse order.
 
-The price is a digit of precision: the values at the points are larger than the results, and cancel. In float32 errors are
-some 4e-6 of the largest result instead of 4e-7.
+It costs a digit of precision, because the values at the points are larger than the results and cancel. In float32 the errors
+are about 4e-6 of the largest result instead of 4e-7.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def forward(x: Any, w: Any, shapes: ConvShapes) -> Any:
     y = empty_hwnc(shapes.y, dtype)
 
     def part(i: int) -> None:
-        some = tiling.to_nchw(i)
+        some = tiling.images(i)
         products = _multiplied(tiling.spectra(x[:, :, some]), filters, _second)
         tiling.put(products, y[:, :, some])
 
@@ -109,7 +109,7 @@ def input_grad(g: Any, w: Any, shapes: ConvShapes) -> Any:
     dx = empty_hwnc(shapes.x, dtype)
 
     def part(i: int) -> None:
-        some = tiling.to_nchw(i)
+        some = tiling.images(i)
         products = _multiplied(tiling.cotangent_spectra(g[:, :, some], _first), filters, _second)
         tiling.add(products, dx[:, :, some])
 
@@ -124,15 +124,14 @@ def weight_grad(x: Any, g: Any, shapes: ConvShapes) -> Any:
     tiling = _Tiling(shapes, dtype)
     (k, c, _, _), (rows, columns) = shapes.w, tiling.axes
     points = len(rows.inputs), len(columns.inputs)
-    shares = min(
-        tiling.parts, max(4, min(16, MAX_FILTER_ELEMENTS // (points[0] * points[1] * c * k)))
-    )  # on every machine the same
+    # The number of shares is the same on every machine, and so are the sums.
+    shares = min(tiling.parts, max(4, min(16, MAX_FILTER_ELEMENTS // (points[0] * points[1] * c * k))))
     sums = np.empty((shares, *points, c, k), dtype)
 
     def share(i: int) -> None:
         first, last = tiling.parts * i // shares, tiling.parts * (i + 1) // shares
         for part in range(first, last):
-            some = tiling.to_nchw(part)
+            some = tiling.images(part)
             spectra = tiling.spectra(x[:, :, some]).swapaxes(2, 3)
             cotangents = tiling.cotangent_spectra(g[:, :, some], _second)
             if part == first:
@@ -147,7 +146,7 @@ def weight_grad(x: Any, g: Any, shapes: ConvShapes) -> Any:
 
 
 def _multiplied(spectra: Any, filters: Any, scratch: parallel.Scratch) -> Any:
-    """Return the products at all points: (n, n, tiles * N, C) by (n, n, C, K), or the other way."""
+    """Return the products at all points: (n, n, tiles * N, C) by (n, n, C, K), or by the transposed (n, n, K, C)."""
     out = scratch.array((*spectra.shape[:3], filters.shape[3]), filters.dtype)
     return np.matmul(spectra, filters, out=out)
 
@@ -163,7 +162,7 @@ def _along_both(rows: Any, columns: Any, a: Any, out: Any = None) -> Any:
 
 
 class _Tiling:
-    """How a shapes's images are divided: into parts of some images each, and each image into tiles."""
+    """The division of the images of a convolution into parts of some images each, and of each image into tiles."""
 
     def __init__(self, shapes: ConvShapes, dtype: Any) -> None:
         (self.n, c, *_), (k, _, kh, kw), (_, _, height, width) = shapes.x, shapes.w, shapes.y
@@ -174,8 +173,8 @@ class _Tiling:
         each = self.size[0] * self.size[1] * self.counts[0] * self.counts[1] * (c + k)
         self.parts = max(1, min(self.n, 2 * max(1, round(self.n * each / (2 * MAX_ELEMENTS)))))
 
-    def to_nchw(self, i: int) -> slice:
-        """Return the images of a part."""
+    def images(self, i: int) -> slice:
+        """Return the images of a part, as a slice of the batch."""
         return slice(self.n * i // self.parts, self.n * (i + 1) // self.parts)
 
     def filters(self, w: Any) -> Any:

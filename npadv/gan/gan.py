@@ -9,10 +9,10 @@ and G either maximises J_D (*minimax*: J_G = -J_D, whose gradient vanishes while
 
     J_G = -E_z log D(G(z))                                                 *non-saturating*
 
-which has the same fixed point and strong gradients where they are needed. With logits l, -log sigmoid(l) = softplus(-l):
+which has the same fixed point, and large gradients while D wins. With logits l, -log sigmoid(l) = softplus(-l), so that
 ``binary_cross_entropy`` computes both terms without overflow.
 
-``play`` is ``fit`` with another step for each batch: k updates of D, then one of G.
+``play`` is ``fit`` with another step for each batch: k updates of D, then one of G. It measures no quality of the images.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class GAN(Module):
 
 
 def discriminator_loss(gan: GAN, x: Any, *, rng: np.random.Generator) -> Tensor:
-    """Return J_D on a batch of real images and as many generated ones, through which no gradient flows."""
+    """Return J_D on a batch of real images and as many generated ones; no gradient flows to the generator."""
     with no_record():
         fake = value_of(gan.generator(gan.noise(len(x), rng), train=True, rng=rng))
     real_loss = binary_cross_entropy(gan.discriminator(x, train=True, rng=rng), 1.0)
@@ -76,7 +76,7 @@ def discriminator_loss(gan: GAN, x: Any, *, rng: np.random.Generator) -> Tensor:
 
 
 def generator_loss(gan: GAN, n: int, *, rng: np.random.Generator, kind: str = "non_saturating") -> Tensor:
-    """Return J_G on n generated images: ``"non_saturating"``, or ``"minimax"``, of which only the second term depends on G."""
+    """Return J_G on n generated images. For ``"minimax"``, the first term of J_D is left out: it does not depend on G."""
     if kind not in GENERATOR_LOSSES:
         raise ValueError(f"kind: expected one of {', '.join(GENERATOR_LOSSES)}, got {kind!r}")
     logits = gan.discriminator(gan.generator(gan.noise(n, rng), train=True, rng=rng), train=True, rng=rng)
@@ -85,7 +85,7 @@ def generator_loss(gan: GAN, n: int, *, rng: np.random.Generator, kind: str = "n
 
 
 class Players:
-    """The two optimizers of a game, which ``fit`` saves as one."""
+    """The two optimizers of a game, with one state for checkpoints of ``fit``."""
 
     def __init__(self, *, generator: Optimizer, discriminator: Optimizer) -> None:
         self.generator, self.discriminator = generator, discriminator
@@ -124,9 +124,23 @@ def play(
 ) -> list[dict[str, Any]]:
     """Train both networks against each other; return the history, whose ``train_loss`` is J_D.
 
-    For each batch of real images D takes ``discriminator_steps`` steps and G one (Algorithm 1). Images keep their box
-    [0, 1]; end the generator with a Sigmoid. Further options (``epochs``, ``batch_size``, ``checkpoint``, ...) are those
-    of ``fit``.
+    For each batch of real images, D takes ``discriminator_steps`` steps and G takes one (Algorithm 1). Images lie in [0, 1],
+    so the generator should end with a Sigmoid. Further options (``epochs``, ``batch_size``, ``checkpoint``, ...) are those of
+    ``fit``.
+
+    >>> from npadv import nn, optim
+    >>> rng = np.random.default_rng(0)
+    >>> generator = nn.Sequential(nn.Dense(3, 4, rng=rng), nn.Sigmoid(), nn.Reshape(1, 2, 2))
+    >>> discriminator = nn.Sequential(nn.Flatten(), nn.Dense(4, 1, rng=rng))
+    >>> game = GAN(generator, discriminator, latent=3)
+    >>> players = Players(
+    ...     generator=optim.Adam(generator.parameters()), discriminator=optim.Adam(discriminator.parameters())
+    ... )
+    >>> images = Split(np.ones((8, 1, 2, 2), np.float32), np.zeros(8, int))
+    >>> [row["epoch"] for row in play(game, images, players=players, rng=rng, epochs=2, batch_size=4)]
+    [1, 2]
+    >>> game.sample(5, rng=rng).shape
+    (5, 1, 2, 2)
     """
     if kind not in GENERATOR_LOSSES:
         raise ValueError(f"kind: expected one of {', '.join(GENERATOR_LOSSES)}, got {kind!r}")

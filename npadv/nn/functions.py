@@ -1,7 +1,8 @@
-"""The layers without weights: activations, pooling, reshaping. Each is a function of ``npadv.ops`` with its settings."""
+"""The layers without weights: activations, pooling, reshaping. Each applies a function of ``npadv.ops``."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class Flatten(Module):
 
     def forward(self, x: Any, *, train: bool, rng: np.random.Generator | None) -> Any:
         """Return each example as one row."""
-        return x if x.ndim == 2 else ops.reshape(x, shape=(x.shape[0], int(np.prod(x.shape[1:]))))
+        return x if x.ndim == 2 else ops.reshape(x, shape=(x.shape[0], math.prod(x.shape[1:])))
 
 
 class Reshape(Module):
@@ -66,7 +67,7 @@ class Reshape(Module):
         self.shape = shape
 
     def forward(self, x: Any, *, train: bool, rng: np.random.Generator | None) -> Any:
-        """Return each example in the shape."""
+        """Return each example in the new shape."""
         return ops.reshape(x, shape=(x.shape[0], *self.shape))
 
 

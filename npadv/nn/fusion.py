@@ -1,12 +1,13 @@
-"""Max pooling moved before the biases and ReLUs that it follows: the same numbers from less work.
+"""Max pooling moved before the biases and ReLUs that it follows: the same numbers with less work.
 
-Adding a constant b and applying an increasing function f keep the order of the numbers in a window, in floating point too, so
+Adding a constant b and applying an increasing function f do not change the order of the numbers in a window, in floating point
+either. So
 
     max over a window of f(y + b) = f((max over the window of y) + b)        to the last bit.
 
-On the right, b and f are applied to one number of each window: a ninth of them after pooling over 3 x 3 pixels. The
+On the right, b and f are applied to one number of each window: a ninth of all numbers after pooling over 3 x 3 pixels. The
 convolution that computes y can also leave out the rows and columns that no window covers. The gradient of a window goes to
-its largest y; where adding b rounds two of them to the same number, the plain order may choose the other one.
+its largest y. Only if y + b rounds two elements of a window to the same number may the plain order choose another one.
 
 ``Sequential`` runs through this module unless ``NPADV_FAST=off``.
 """
@@ -36,7 +37,7 @@ def forward(self: Any, x: Any, *, train: bool, rng: np.random.Generator | None) 
 
 
 def pooled_first(layers: Sequence[Any]) -> list[Step]:
-    """Return layers as a list of steps ``step(x, train=, rng=)``, each max pooling as early as it may come."""
+    """Return layers as a list of steps ``step(x, train=, rng=)``, with each max pooling moved forward as far as possible."""
     steps: list[Step] = []
     for layer in layers:
         at = len(steps)
@@ -52,7 +53,7 @@ def pooled_first(layers: Sequence[Any]) -> list[Step]:
 
 
 def is_increasing(step: Any) -> bool:
-    """Tell whether a layer applies one increasing function to every element."""
+    """Return whether a layer applies one increasing function to every element."""
     return type(step) is ReLU or (type(step) is LeakyReLU and step.slope >= 0)
 
 
@@ -69,7 +70,7 @@ def add_bias(conv: Conv2D, y: Any, **_: Any) -> Any:
 
 
 def uncovered(pool: MaxPool2D, shape: tuple[int, ...]) -> Pair:
-    """Return how many rows and columns at the lower and right edge of images of a shape no window covers."""
+    """Return the numbers of rows and columns, at the lower and the right edge of images, that no window covers."""
     windows = pool_shapes(shape, pool.size, pool.stride, pool.padding, pool.ceil_mode)
     ends = [
         (n - 1) * s + k - p

@@ -1,8 +1,12 @@
 """The layers with weights: dense, convolutional and transposed convolutional, and the maxout version of the first two.
 
-Each computes a linear map plus a bias. All take ``init``, a function from ``initializers.py``; ``max_norm``, an upper bound
-on the l2 norm of each unit's incoming weights; and ``step_scale``, which multiplies the step size of the layer's parameters.
-Weights are float32; ``module.astype`` converts them.
+Each computes a linear map plus a bias. They share these options:
+
+- ``init`` is a function from ``initializers.py``;
+- ``max_norm`` is an upper bound on the l2 norm of each unit's incoming weights (not for ``ConvTranspose2D``);
+- ``step_scale`` multiplies the step size of the layer's parameters.
+
+Weights are float32; ``Module.astype`` converts them. There are no activations here: ``functions.py`` has them.
 """
 
 from __future__ import annotations
@@ -60,7 +64,14 @@ class Dense(Module):
 
 
 class Maxout(Module):
-    """h_u = max over pieces p of (x W_p + b_p)_u: (N, inputs) to (N, units) (Goodfellow et al. 2013, eq. 1)."""
+    """h_u = max over pieces p of (x W_p + b_p)_u: (N, inputs) to (N, units) (Goodfellow et al. 2013, eq. 1).
+
+    Further options are those of ``Dense``.
+
+    >>> layer = Maxout(3, 2, pieces=4, rng=np.random.default_rng(0))
+    >>> layer(np.ones((5, 3), np.float32)).shape
+    (5, 2)
+    """
 
     linear: Dense  # (N, inputs) to (N, pieces * units)
 
@@ -118,7 +129,7 @@ class Conv2D(Module):
 
 
 class MaxoutConv2D(Module):
-    """Maxout over convolutional pieces: (N, inputs, H, W) to (N, channels, OH, OW)."""
+    """Maxout over convolutional pieces: (N, inputs, H, W) to (N, channels, OH, OW). Further options are those of ``Conv2D``."""
 
     linear: Conv2D  # to (N, pieces * channels, OH, OW)
 
@@ -161,7 +172,7 @@ class ConvTranspose2D(Module):
         self.dilation, self.groups = dilation, groups
         shape = (inputs, outputs // groups, *self.size)
         steps = pair(stride, "stride", least=1)
-        # Each pixel of the result is a sum of as many weights as filters overlap there, times the inputs of a group.
+        # Each pixel of the result is a sum over the filters that overlap there and over the inputs of a group.
         fan_in = max(1, inputs // groups * self.size[0] * self.size[1] // (steps[0] * steps[1]))
         self.weight = Parameter(init(rng, shape, fan_in).astype(np.float32), step_scale=step_scale)
         self.bias = Parameter(np.zeros((outputs, 1, 1), np.float32), step_scale=step_scale) if bias else None

@@ -4,11 +4,11 @@ A module is called on a batch and returns one. ``module(x)`` is always inference
 training, where dropout draws its masks from ``rng`` and batch normalisation uses the statistics of the batch. There is no
 training mode to set or to forget.
 
-The state of a module is every Tensor in its attributes, in the modules, lists and dicts among them, and so on, in the order
-of definition. Tensors that require a gradient are its parameters; the others, such as running averages, are saved and moved
-with the module but not trained.
+The state of a module is every Tensor among its attributes, in the order of definition; modules, lists and dicts among the
+attributes are searched too. Its parameters are the ``Parameter`` objects in the state. Other Tensors, such as running averages,
+are saved and moved with the module, but not trained.
 
-``about`` holds facts about a module. It is saved beside the state, so that a file of weights names the network it belongs to.
+``about`` holds facts about a module. It is saved with the state, so that a file of weights names its network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from npadv.files import ArrayHeader, from_json, load_arrays, save_arrays, to_jso
 from npadv.nn.parameter import Parameter
 
 ABOUT = "about"
-"""The name of ``Module.about`` in a file of weights, as JSON; no tensor can have it, since the attribute is taken."""
+"""The name of ``Module.about``, as JSON, in a file of weights. A tensor cannot have this name: it is that of an attribute."""
 
 
 class Module:
@@ -80,11 +80,10 @@ class Module:
         Raises
         ------
         ValueError
-            Names, shapes or dtypes differ; the message says where and how.
+            Names, shapes or dtypes differ; the message names the first difference.
         """
         self.check_state(state, source)
-        own = dict(self.named_tensors())
-        for name, tensor in own.items():
+        for name, tensor in self.named_tensors():
             tensor.assign(like(state[name], tensor.data))
         return self
 
@@ -114,7 +113,7 @@ class Module:
         FileNotFoundError
             There is no such file.
         ValueError
-            The file is damaged, or is of another architecture; nothing has changed then.
+            The file is damaged, or has weights of another architecture. The module is then unchanged.
         """
         about = read_about(path)
         for fact in ("network", "options"):
@@ -192,10 +191,10 @@ def _few(names: list[str]) -> str:
 
 
 def _walk(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a value with their names; ``seen`` has the ids of those values that were walked before."""
+    """Yield the tensors of a value with their names; ``seen`` holds the ids of the values that were visited before."""
     if not isinstance(value, Tensor | Module | list | tuple | dict) or id(value) in seen:
         return
-    seen.add(id(value))  # so a tensor is yielded once, and a module may hold its own parent
+    seen.add(id(value))  # so each tensor is yielded once, and a module may have a reference to its parent
     if isinstance(value, Tensor):
         yield name, value
         return

@@ -8,12 +8,12 @@ version, whose probability of class i is
 where y_i^(n) is 1 if training point n has class i and else 0. The factor 1/N, under which the probabilities would sum to
 1/N, is left out. The formula has no bandwidth to choose: ``gamma`` is 1 in it.
 
-Both go through the training points block by block. The memory that they need, some 30 MiB for 256 digits of MNIST with their
-gradient, then depends on the batch and not on the number of points. Batches of some hundred examples are a good size.
+Both models read the training points block by block. So their memory depends on the batch, not on the number of points: about
+30 MiB for 256 digits of MNIST with their gradient. Batches of some hundred examples are a good size.
 
-Squared distances are computed as |x|^2 - 2 <x, p> + |p|^2, because that is a matrix product. Its rounding error is that of
-the terms, which may be much larger than the distance. So nearest neighbour uses the product only to exclude points, by a
-bound on its error, and computes the distances of the few that remain from the differences; the smoothed version uses float64.
+Squared distances are computed as |x|^2 - 2 <x, p> + |p|^2, because that is a matrix product. The terms may be much larger than
+the distance, and so may be their rounding errors. So nearest neighbour uses the product only to exclude points, by a bound on
+the error. For the few remaining points it computes the distances from the differences. The smoothed version uses float64.
 
 There is nothing to train. The points are state: saved, loaded and moved with the model.
 """
@@ -41,7 +41,7 @@ ABSENT = -1e30
 
 
 class _Neighbours(Module):
-    """The training points, sorted by class, and the blocks in which they are read."""
+    """The base of both models: the training points, sorted by class, and the blocks in which they are read."""
 
     points: Tensor  # (M, D)
     counts: Tensor  # (K,): points of each class
@@ -107,7 +107,7 @@ class NearestNeighbour(_Neighbours):
     near-duplicates. Among points of one class at the same distance the first is taken; among classes, the lowest. A class
     without points has the logit ``ABSENT``, far below any distance.
 
-    The gradients are those of the distances to the points found. The class is constant nearby, the logits are not.
+    The gradients are those of the distances to the nearest points. The predicted class is constant near x; the logits are not.
 
     Parameters
     ----------

@@ -24,15 +24,15 @@ from npadv.nn.sequential import Sequential
 from npadv.nn.stochastic import BatchNorm, Dropout, Standardize
 
 CLASSES = 10
-SMALL = uniform(0.005)  # the maxout networks' initial weights
+SMALL = uniform(0.005)  # the initial weights of the published maxout networks
 MNIST_MEAN, MNIST_DEVIATION = 0.1307, 0.3081
 
 
 def maxout_mlp(*, rng: np.random.Generator, inputs: int = 784, units: int = 240, pieces: int = 5) -> Sequential:
     """Return the permutation-invariant maxout network of MNIST: two maxout layers and a softmax, with dropout.
 
-    Its published initial weights are so small that its error hardly changes in the first few hundred updates: one epoch of
-    MNIST, thirty epochs of the digits.
+    Its published initial weights are so small that its error hardly changes in the first few hundred updates, which are one
+    epoch of MNIST, or thirty epochs of the digits.
     """
     norm: dict[str, Any] = {"init": SMALL, "max_norm": 1.9365}
     return Sequential(
@@ -273,7 +273,7 @@ LARGEST_NETWORK = 2**24
 
 
 class _BoundedGenerator(np.random.Generator):
-    """A random generator that draws at most so many numbers: a few bytes in a file must not ask for gigabytes of weights."""
+    """A random generator that draws at most ``most`` numbers: a small file must not be able to allocate gigabytes."""
 
     def __init__(self, most: int) -> None:
         super().__init__(np.random.PCG64(0))

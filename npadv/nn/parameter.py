@@ -14,9 +14,16 @@ from npadv.fast.memory import aligned
 
 @dataclass(frozen=True)
 class MaxNorm:
-    """The constraint that the l2 norm of each unit's incoming weights is at most ``limit``; longer ones are shortened to it.
+    """The constraint that the l2 norm of each unit's incoming weights is at most ``limit``; larger norms are reduced to it.
 
-    ``axes`` run over the incoming weights of one unit: 0 for dense weights (in, out), 1, 2, 3 for filters (K, C, KH, KW).
+    ``axes`` are those of the incoming weights of one unit: 0 for dense weights (in, out), 1, 2, 3 for filters (K, C, KH, KW).
+
+    >>> import numpy as np
+    >>> weights = np.array([[3.0, 0.6], [4.0, 0.8]])
+    >>> MaxNorm(2.0, axes=(0,))(weights)
+    >>> weights
+    array([[1.2, 0.6],
+           [1.6, 0.8]])
     """
 
     limit: float

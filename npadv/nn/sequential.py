@@ -13,7 +13,9 @@ from npadv.nn.module import Module
 
 
 class Sequential(Module):
-    """Apply layers in order. It can be iterated over, and takes an index or a slice.
+    """Apply layers in order. A Sequential can be iterated over, indexed and sliced.
+
+    Unless ``NPADV_FAST=off``, max pooling is moved before ReLUs where that changes no result: see ``fusion.py``.
 
     >>> from npadv import nn
     >>> rng = np.random.default_rng(0)

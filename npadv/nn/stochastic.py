@@ -16,15 +16,17 @@ from npadv.ops import DeviceRandom
 
 
 class Dropout(Module):
-    """Zero each element with probability ``rate`` in training; do nothing in inference (Srivastava et al. 2014).
+    """Set each element to zero with probability ``rate`` in training (Srivastava et al. 2014); return x in inference.
+
+        y = m x / (1 - rate)        with a mask m of zeros and ones
 
     Parameters
     ----------
     rate : float
         Probability of dropping, in [0, 1).
     rescale : bool
-        Divide the kept elements by 1 - rate, so that the mean stays. The published maxout networks rescale hidden units but
-        not the input, which is therefore larger in inference than in training.
+        Divide by 1 - rate, so that the mean does not change. The published maxout networks rescale hidden units but not the
+        input, which is therefore larger in inference than in training.
 
     The mask is drawn from the generator that the model is called with. A :class:`~npadv.ops.DeviceRandom` in its place, as
     in captured steps, computes the mask on the device of x.
@@ -53,8 +55,8 @@ class Dropout(Module):
     def _kept(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """Draw the elements to keep, each with probability 1 - rate.
 
-        16 random bits for each are enough, unless the rate is so close to 1 that its rounding to 16 bits would change the
-        share that is kept by more than 1e-4 of it.
+        16 random bits for each element are enough, unless the rounding of the rate to 16 bits changes 1 - rate by more than
+        1e-4 of its value, as for rates close to 1.
         """
         bits = 16 if abs(round(self.rate * 2**16) / 2**16 - self.rate) <= 1e-4 * (1 - self.rate) else 64
         draws = np.frombuffer(rng.bytes(bits // 8 * math.prod(shape)), f"u{bits // 8}").reshape(shape)
@@ -63,7 +65,9 @@ class Dropout(Module):
 
 
 class BatchNorm(Module):
-    """Bring each feature to mean 0 and variance 1, then scale and shift it (Ioffe and Szegedy 2015).
+    """Normalise each feature to mean 0 and variance 1, then scale and shift it (Ioffe and Szegedy 2015).
+
+        y = scale (x - mean) / sqrt(variance + epsilon) + shift
 
     Features are axis 1 of (N, D) or (N, C, H, W); the statistics run over all other axes. Training uses the statistics of
     the batch and updates their running averages; inference uses the averages. ``affine=False`` leaves out scale and shift,

@@ -1,4 +1,16 @@
-"""Every primitive beside its gradient rule."""
+"""The operations: every primitive with its gradient rule, and functions composed of them.
+
+elementwise        arithmetic, functions of each element, choices
+shape              operations that move elements; their rules are their adjoints
+reduce             sums, means, maxima, the softmax cross-entropy
+linalg, einsum     matrix products, products over named axes
+conv, pool         convolution and pooling of images (N, C, H, W)
+maxout, dropout    the two operations of maxout networks
+chunked            sums over more rows than memory should hold
+rearrange, sort, statistics    compositions of the above under NumPy's names
+operators          gives Tensor its operators and methods
+numpy_protocol     lets NumPy's functions take Tensors
+"""
 
 from npadv.ops import numpy_protocol as numpy_protocol  # lets NumPy's functions take Tensors
 from npadv.ops import operators as operators  # gives Tensor its operators

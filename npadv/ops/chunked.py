@@ -1,11 +1,11 @@
-"""Chunked sums: over more rows than memory should hold at once, one block at a time, in values and in gradients.
+"""Chunked sums: sums over more rows than memory should hold, computed one block at a time, and so are their gradients.
 
-The gradient of a sum is a sum of gradients. So the rule of ``sum_over_blocks`` is ``sum_over_blocks`` itself, of a function
-that records one block on a tape of its own, takes its gradient and drops the tape. Each block is computed again in the
-backward pass (checkpointing), and for any order of the derivative only one block's intermediate results exist at a time.
+The gradient of a sum is the sum of the gradients. So the rule of ``sum_over_blocks`` is ``sum_over_blocks`` of another
+function: it records one block on a separate tape, takes its gradient and drops the tape. Each block is computed again in the
+backward pass (checkpointing), and in derivatives of any order only one block's intermediate results exist at a time.
 
-``log_kernel_sum`` is the logarithm of such a sum. It keeps a running maximum, so that no exponential overflows and the
-largest is always 1; the weights exp(t_n - y) of its gradient are at most 1 by construction.
+``log_kernel_sum`` is the logarithm of such a sum. It keeps a running maximum, so that no exponential overflows. The weights
+exp(t_n - y) of its gradient are at most 1.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Block = tuple[int, int, int]
 def sum_over_blocks(*args: Any, function: Callable[..., Any], blocks: Sequence[Any]) -> Any:
     """Return the sum of ``function(block, *args)`` over the blocks, differentiable in the args.
 
-    ``function`` takes a block, which may be anything, and the arguments, as arrays or as Tensors; it is made of operations,
-    and returns the same shape for every block.
+    A block is any object, for example a slice of rows. ``function`` takes a block and the arguments, as arrays or as Tensors,
+    consists of operations, and returns the same shape for every block.
 
     >>> import numpy as np
     >>> from npadv import Tensor, grad
@@ -54,7 +54,7 @@ def _sum_rule(argnum: int, g: Any, y: Any, *args: Any, function: Callable[..., A
 def _pulled_back(function: Callable[..., Any], argnum: int, block: Any, g: Any, *args: Any) -> Any:
     """Return g . df / d args[argnum], where f = ``function(block, *args)``.
 
-    Arrays give an array; Tensors, of which the next order of derivatives is to come, a Tensor.
+    The result is an array for arrays, and for Tensors a Tensor, which can be differentiated again.
     """
     own = args[argnum]
     with recording(True):  # the block's own tape, also in a backward pass that records nothing
@@ -71,14 +71,14 @@ defvjp(sum_over_blocks, _sum_rule, variadic=True)
 def log_kernel_sum(x: Any, *, points: Array, centre: Array, blocks: Sequence[Block], gamma: float) -> Any:
     """Return y_ik = log sum_n exp(t_in), t_in = gamma (2 <x_i - c, p_n - c> - |p_n - c|^2), over the points p_n of column k.
 
-    t_in is -gamma |x_i - p_n|^2 plus gamma |x_i - c|^2, which is the same in every column: y is the logarithm of a sum of
-    Gaussian kernels up to that term, which would cost all digits far from the points. The centre c affects rounding alone:
-    the numbers that are computed with are distances from it.
+    t_in = -gamma |x_i - p_n|^2 + gamma |x_i - c|^2, and the second term is the same in every column. So y is the logarithm of a
+    sum of Gaussian kernels, plus a term that a softmax over the columns removes. Without that term, y would lose all its
+    digits far from the points. A centre near the points keeps the numbers small, and rounding errors with them.
 
     Parameters
     ----------
     x : (N, D)
-        Where to evaluate; the precision of x is that of the result.
+        The points at which y is computed, in the precision of x.
     points : (M, D) array
         The points p_n, which are not differentiated.
     centre : (D,) array

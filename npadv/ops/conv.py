@@ -4,11 +4,17 @@ For images x (N, C, H, W), filters w (K, C/groups, KH, KW) and y (N, K, OH, OW),
 
     y[n, k, a, b] = sum over c, i, j of  w[k, c, i, j] * x[n, c, a*s + i*d - p, b*s + j*d - p].
 
-This is linear in x and in w, so its gradients are linear too, and the gradient rules of each of the three primitives are the
-other two. That is enough to differentiate a convolutional network to any order.
+Write each window of x as a row of a matrix X, the *columns* of x (im2col), each filter as a column of a matrix W, and the
+results of each window as a row of a matrix Y. With the cotangent G of Y, the three primitives are three matrix products:
 
-Each of the three is one matrix product with the *columns* of x: every window of x laid out as a row of a matrix (im2col).
-``npadv/fast/conv.py`` computes the same sums in an order that suits a CPU, or a GPU's kernels.
+    Y = X W                 ``conv2d_forward``
+    dX = G W^T              ``conv2d_input_grad``, which then adds each row of dX back to the pixels of its window
+    dW = X^T G              ``conv2d_weight_grad``
+
+With groups, there are as many such matrices, in a stack. The convolution is linear in x and in w. Therefore the gradient rules
+of each primitive are the other two, and a convolutional network can be differentiated to any order.
+
+``npadv/fast/conv.py`` computes the same sums faster: on a CPU in another order, on a GPU with the project's kernels.
 """
 
 from __future__ import annotations
@@ -35,7 +41,7 @@ def conv2d_forward(x: Any, w: Any, *, shapes: ConvShapes) -> Any:
 @primitive
 @faster(fast.conv2d_input_grad)
 def conv2d_input_grad(g: Any, w: Any, *, shapes: ConvShapes) -> Any:
-    """Return d(sum(g * y))/dx: every output hands its share back to the pixels of its window."""
+    """Return d(sum(g * y))/dx: each cotangent times its filter, added to the pixels of its window."""
     columns = _rows(g, shapes.groups) @ _filter_matrix(w, shapes.groups).swapaxes(1, 2)
     return _add_columns(columns, shapes)
 
@@ -43,7 +49,7 @@ def conv2d_input_grad(g: Any, w: Any, *, shapes: ConvShapes) -> Any:
 @primitive
 @faster(fast.conv2d_weight_grad)
 def conv2d_weight_grad(x: Any, g: Any, *, shapes: ConvShapes) -> Any:
-    """Return d(sum(g * y))/dw: the pixels that each tap read, times the cotangents of the results they went into."""
+    """Return d(sum(g * y))/dw: for each weight, the pixels that it multiplies times the cotangents of their results."""
     (k, c, kh, kw), groups = shapes.w, shapes.groups
     dw = _columns(x, shapes).swapaxes(1, 2) @ _rows(g, groups)  # (groups, KH*KW*C/groups, K/groups)
     return dw.reshape(groups, kh, kw, c, k // groups).transpose(0, 4, 3, 1, 2).reshape(shapes.w)
@@ -70,7 +76,7 @@ defvjp(
 
 
 def _columns(x: Any, shapes: ConvShapes) -> Any:
-    """Return the windows of x as rows of matrices: (groups, N * OH * OW, KH * KW * C/groups)."""
+    """Return X: the windows of x as rows, (groups, N * OH * OW, KH * KW * C/groups)."""
     (sh, sw), (ph, pw), (dh, dw) = shapes.stride, shapes.padding, shapes.dilation
     (n, channels, h, w), (_, c, kh, kw), (_, _, oh, ow) = shapes.x, shapes.w, shapes.y
     padded = xp_of(x).zeros((n, h + 2 * ph, w + 2 * pw, channels), dtype=x.dtype)
@@ -82,7 +88,7 @@ def _columns(x: Any, shapes: ConvShapes) -> Any:
 
 
 def _add_columns(columns: Any, shapes: ConvShapes) -> Any:
-    """Return the adjoint of ``_columns``: each row added back onto the window it came from, tap by tap."""
+    """Return the adjoint of ``_columns``: each row added to the pixels of its window, one position in the filter at a time."""
     (sh, sw), (ph, pw), (dh, dw) = shapes.stride, shapes.padding, shapes.dilation
     (n, channels, h, w), (_, c, kh, kw), (_, _, oh, ow) = shapes.x, shapes.w, shapes.y
     taps = columns.reshape(shapes.groups, n, oh, ow, kh, kw, c)
@@ -95,13 +101,13 @@ def _add_columns(columns: Any, shapes: ConvShapes) -> Any:
 
 
 def _filter_matrix(w: Any, groups: int) -> Any:
-    """Return the filters as (groups, KH * KW * C/groups, K/groups), rows in the order of the columns."""
+    """Return W: the filters as columns, (groups, KH * KW * C/groups, K/groups)."""
     k, c, kh, kw = w.shape
     return w.reshape(groups, k // groups, c, kh, kw).transpose(0, 3, 4, 2, 1).reshape(groups, kh * kw * c, k // groups)
 
 
 def _rows(g: Any, groups: int) -> Any:
-    """Return cotangents (N, K, OH, OW) as (groups, N * OH * OW, K/groups)."""
+    """Return G: the cotangents (N, K, OH, OW) as rows, (groups, N * OH * OW, K/groups)."""
     n, k, oh, ow = g.shape
     return g.transpose(0, 2, 3, 1).reshape(n * oh * ow, groups, k // groups).transpose(1, 0, 2)
 
@@ -129,6 +135,11 @@ def conv2d(
     -------
     (N, K, OH, OW), OH = (H + 2 padding - dilation (KH - 1) - 1) // stride + 1.
 
+    Raises
+    ------
+    ValueError
+        The shapes do not fit each other or the settings.
+
     Examples
     --------
     >>> import numpy as np
@@ -155,7 +166,12 @@ def conv_transpose2d(
 
     x (N, K, H, W), w (K, C / groups, KH, KW) give (N, C, OH, OW) with
     OH = (H - 1) stride - 2 padding + dilation (KH - 1) + 1 + output_padding. Several image sizes have the same size after
-    a strided convolution; ``output_padding``, less than the stride or the dilation, selects one of them.
+    a strided convolution; ``output_padding``, less than the stride or the dilation, selects one of them. Shapes and settings
+    that do not fit raise a ValueError.
+
+    >>> import numpy as np
+    >>> conv_transpose2d(np.array([[[[1.0, 10.0]]]]), np.array([[[[1.0, 2.0]]]]))  # two filters, one pixel apart
+    array([[[[ 1., 12., 20.]]]])
     """
     if x.ndim != 4 or w.ndim != 4 or x.shape[1] != w.shape[0]:
         raise ValueError(
@@ -177,9 +193,9 @@ def conv_transpose2d(
 def winograd() -> AbstractContextManager[None]:
     """Allow ``conv2d``, within a ``with`` block, to give up a digit of precision where that is faster.
 
-    On a CPU, filters of up to 5 x 5 over many channels then use Winograd's algorithm (``fast/winograd.py``): in float32, errors
-    of results and gradients are some 4e-6 of the largest element instead of 4e-7. Steps of training are taken so
-    (``train.gradient_update``); elsewhere all digits are kept, since an adversarial example may depend on the last one.
+    On a CPU, filters of up to 5 x 5 over many channels then use Winograd's algorithm (``fast/winograd.py``). In float32, the
+    errors of results and gradients are then about 4e-6 of the largest element instead of 4e-7. Training allows it
+    (``train.gradient_update``). Attacks do not, because the success of an adversarial example may depend on the last digit.
 
     >>> import numpy as np
     >>> with winograd():

@@ -1,9 +1,10 @@
 """Dropout with masks that are never stored: a mask is computed from a seed and a count, once forward and once backward.
 
 NumPy's generators run on the host, so their masks must be drawn there and copied to a GPU. :class:`DeviceRandom` is a state
-of two numbers in the device's memory. The mask of a layer is a function of it, the random generator Philox, which the kernel
-``kernels/dropout.cu`` evaluates for each element. This is faster, and it is the only source of masks for a recorded step
-(``npadv.capture``), which repeats the arguments of its kernels but reads the state anew at each replay.
+of two numbers in the device's memory, a seed and an offset. The mask of a layer is a function of these two, computed by the
+random generator Philox, on a GPU in ``kernels/dropout.cu``. This is faster. It is also the only source of masks for a
+captured step (``npadv.capture``): such a step repeats the arguments of its kernels, but its kernels read the state at each
+replay.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ defvjp(dropout, lambda g, y, x, rate, draw, rescale=True: dropout(g, rate=rate, 
 
 
 def random_words(x: Array, draw: Draw) -> Array:
-    """Return a random integer in [0, 2**32) for each element of x, the same whenever the same mask is drawn."""
+    """Return a random integer in [0, 2**32) for each element of x; one draw always gives the same integers."""
     xp, (seed, offset) = xp_of(x), (draw.state[:1], draw.state[1:])
     counters = xp.arange(-(-x.size // 4)).astype(np.uint64)  # four integers from each
     words = philox(counters, offset + np.uint64(draw.number), seed)
@@ -67,7 +68,7 @@ def philox(low: Array, high: Array, key: Array) -> Array:
     c0, c1, c2, c3 = low & mask, low >> 32, high & mask, high >> 32
     k0, k1 = key & mask, key >> 32
     for _ in range(10):
-        even, odd = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)  # of 64 bits
+        even, odd = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)  # 64-bit products
         c0, c1, c2, c3 = (odd >> 32) ^ c1 ^ k0, odd & mask, (even >> 32) ^ c3 ^ k1, even & mask
         k0, k1 = (k0 + np.uint64(0x9E3779B9)) & mask, (k1 + np.uint64(0xBB67AE85)) & mask
     return xp.stack([xp.broadcast_to(c, low.shape) for c in (c0, c1, c2, c3)], axis=1).astype(np.uint32)
@@ -116,11 +117,11 @@ class DeviceRandom:
         self.steps, self.draws = self.steps + 1, 0
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return everything that a resumed run needs."""
+        """Return all state that a resumed run needs."""
         return {"state": to_numpy(self.memory).copy()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore what ``state`` returned."""
+        """Restore the array that ``state`` returned."""
         if state.keys() != {"state"} or state["state"].shape != (2,) or state["state"].dtype != np.uint64:
             raise ValueError("random state: expected seed and offset of masks on a device")
         self.memory[...] = like(state["state"], self.memory)

@@ -43,7 +43,7 @@ defvjp(einsum_args, _einsum_rule, variadic=True)
 
 
 def _fit(g: Any, shape: tuple[int, ...]) -> Any:
-    """Return a cotangent in its operand's shape, where an axis of length one stood beside a longer one."""
+    """Return a cotangent in its operand's shape: an axis of length one was broadcast to a longer one of the same letter."""
     if g.shape == shape:
         return g
     g = sum_to(g, shape=tuple(1 if n == 1 else m for n, m in zip(shape, g.shape, strict=True)))
@@ -65,7 +65,7 @@ def einsum(subscripts: str, *operands: Any) -> Any:
     Raises
     ------
     TypeError
-        The first argument is no text: the form with lists of integers is not supported.
+        The first argument is not a string. NumPy's form with lists of integers is not supported.
     ValueError
         The letters do not fit the operands, or each other.
 
@@ -91,7 +91,7 @@ def einsum(subscripts: str, *operands: Any) -> Any:
 
 
 def _diagonal(x: Any, letters: str, subscripts: str) -> tuple[Any, str]:
-    """Return x and its letters with each that occurs twice taken once: as the diagonal of its axes."""
+    """Return x and its letters without repetitions: the axes of a repeated letter are replaced by their diagonal."""
     for letter in [c for c, n in Counter(letters).items() if n > 1]:
         places = [a for a, c in enumerate(letters) if c == letter]
         lengths = {x.shape[a] for a in places}
@@ -114,7 +114,7 @@ def _summed(x: Any, letters: str, elsewhere: str) -> tuple[Any, str]:
 
 
 def _parsed(subscripts: str, ndims: list[int]) -> tuple[list[str], str]:
-    """Return the letters of each operand and of the output, with letters in the place of ``...``."""
+    """Return the letters of each operand and of the output, with unused letters for ``...``."""
     text = subscripts.replace(" ", "")
     left, arrow, right = text.partition("->")
     inputs = left.split(",")
@@ -151,6 +151,7 @@ def _parsed(subscripts: str, ndims: list[int]) -> tuple[list[str], str]:
 
 
 def _check_lengths(operands: list[tuple[Any, str]], subscripts: str) -> None:
+    """Raise a ValueError if the axes of a letter differ in length; length one is broadcast."""
     lengths: dict[str, int] = {}
     for x, letters in operands:
         for letter, n in zip(letters, x.shape, strict=True):

@@ -1,10 +1,10 @@
 """Operations that act on each element alone, with NumPy's broadcasting.
 
-The gradient of broadcasting is a sum: an element that is used many times receives the sum of the gradients of its uses, which
-``unbroadcast`` returns. One convention holds at kinks and ties, and a test pins it: **the first wins**. ``maximum(a, b)``
-is differentiated as ``a`` where they are equal, ``relu`` is ``maximum(0, x)`` and so flat at 0, ``abs`` has the derivative
-``sign(0) = 0`` there, and ``clip`` passes the gradient on its closed interval. On integers, the functions that NumPy has
-give what NumPy's give, and ``sigmoid`` and ``softplus`` compute in float64.
+An element that is broadcast is used many times, so its gradient is the sum of the gradients of its uses: ``unbroadcast``
+computes it. At ties the first argument wins: ``maximum(a, b)`` has the derivative of ``a`` where they are equal, and
+``relu(x)``, which is ``maximum(0, x)``, has the derivative 0 at 0. At the other kinks, ``abs`` has the derivative ``sign(0) =
+0``, and ``clip`` has the derivative 1 at both ends of its interval. Tests hold these conventions. On integers, functions that
+NumPy also has return the same as NumPy's; ``sigmoid`` and ``softplus`` compute in float64.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def divide(a: Any, b: Any) -> Any:
 
 @primitive
 def power(a: Any, b: Any) -> Any:
-    """Return a ** b. The derivative in b needs a > 0, but for a = 0, where it is taken to be 0."""
+    """Return a ** b. The derivative in b exists for a > 0; at a = 0 it is taken to be 0."""
     return a**b
 
 
@@ -70,12 +70,12 @@ defvjp(negative, lambda g, y, x: -g)
 
 
 def _one_less(b: Any) -> Any:
-    """Return b - 1, but 0 for b = 0: the derivative 0 * a**-1 of a constant is 0 even at a = 0."""
-    return b - (value_of(b) != 0)  # a boolean leaves float32 what it is; the integers of 1 - (b == 0) would not
+    """Return b - 1, but 0 for b = 0: the derivative of a**0, which is 0 * a**-1, is then 0 also at a = 0."""
+    return b - (value_of(b) != 0)  # minus a boolean, float32 stays float32
 
 
 def _log(a: Any) -> Any:
-    """Return log(a), but 0 for a = 0; a Python number for one, which leaves float32 what it is."""
+    """Return log(a), but 0 for a = 0. A Python number gives a Python number, with which float32 stays float32."""
     y = log(a + (value_of(a) == 0))
     return float(y) if isinstance(a, int | float) else y
 
@@ -184,20 +184,8 @@ def relu(x: Any) -> Any:
 
 @primitive
 def astype(x: Any, *, dtype: Any) -> Any:
-    """Return x in another floating-point type; the gradient comes back in x's own."""
+    """Return x in another floating-point dtype; the gradient has the dtype of x."""
     return x.astype(dtype)
-
-
-@faster(fast.is_positive)
-def is_positive(y: Any) -> Any:
-    """Return y > 0."""
-    return y > 0
-
-
-@faster(fast.masked)
-def masked(g: Any, mask: Any) -> Any:
-    """Return g where the mask holds, and 0 elsewhere."""
-    return g * mask
 
 
 defvjp(exp, lambda g, y, x: g * y)
@@ -248,11 +236,6 @@ def clip(x: Any, low: Any, high: Any) -> Any:
     return xp_of(x).clip(x, low, high)
 
 
-def _is_between(x: Any, low: Any, high: Any) -> Any:
-    above = True if low is None else x >= low
-    return above & (x == x if high is None else x <= high)
-
-
 defvjp(
     maximum,
     lambda g, y, a, b: unbroadcast(masked(g, value_of(a) >= value_of(b)), a),
@@ -275,3 +258,24 @@ defvjp(
     None,
     None,
 )
+
+
+# Masks ----------------------------------------------------------------------------------------------------------------
+
+
+@faster(fast.masked)
+def masked(g: Any, mask: Any) -> Any:
+    """Return g where the mask holds, and 0 elsewhere."""
+    return g * mask
+
+
+@faster(fast.is_positive)
+def is_positive(y: Any) -> Any:
+    """Return y > 0."""
+    return y > 0
+
+
+def _is_between(x: Any, low: Any, high: Any) -> Any:
+    """Return low <= x <= high, where None is no bound."""
+    above = True if low is None else x >= low
+    return above & (x == x if high is None else x <= high)

@@ -1,7 +1,8 @@
 """The matrix product, of matrices, vectors and stacks of matrices; and the products that are built on it.
 
-For matrices Y = A B and a cotangent G of Y's shape: dA = G B^T and dB = A^T G. Stacks broadcast, so their gradients are
-summed back; a vector is a matrix of one row (on the left) or one column (on the right), whose axis is dropped again.
+For matrices Y = A B and a cotangent G of Y's shape, dA = G B^T and dB = A^T G. Stacks of matrices broadcast, and their
+gradients are summed back (``unbroadcast``). A vector is treated as a matrix of one row (on the left) or one column (on the
+right), and the result drops that axis.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def _right(g: Any, y: Any, a: Any, b: Any) -> Any:
 
 
 def _as_matrices(g: Any, a: Any, b: Any) -> tuple[Any, Any, Any]:
-    """Give vectors their missing axis, and the cotangent the axes that the product dropped."""
+    """Return all three as matrices: vectors with the missing axis, the cotangent with the axes that the product dropped."""
     if b.ndim == 1:
         g, b = expand_dims(g, -1), expand_dims(b, -1)
     if a.ndim == 1:
@@ -121,5 +122,10 @@ def dot(a: Any, b: Any) -> Any:
 
 
 def outer(a: Any, b: Any) -> Any:
-    """Return the products of each element of a with each of b, as a matrix."""
+    """Return the matrix of all products a_i b_j.
+
+    >>> import numpy as np
+    >>> outer(np.array([1.0, 2.0]), np.array([3.0, 4.0])).tolist()
+    [[3.0, 4.0], [6.0, 8.0]]
+    """
     return multiply(reshape(a, shape=(-1, 1)), reshape(b, shape=(1, -1)))

@@ -2,11 +2,10 @@
 
     y[n,u] = max over p of x[n, p * units + u]          x (N, pieces * units, ...), y (N, units, ...)
 
-The first pieces of all units lie side by side, then all the second ones, and so on: the maximum runs over ``pieces`` slices
-of x.
+The first pieces of all units lie side by side, then all the second ones, and so on: y is the maximum of ``pieces`` slices of x.
 
-The place of the maximum is constant nearby, so the gradient goes through ``maxout_scatter``, which puts each value back at the
-winning piece, and the gradient of that goes through ``maxout_gather``, which reads it there. At ties the first piece wins.
+The piece that wins does not change near x. So the gradient is ``maxout_scatter``, which puts each cotangent at the winning
+piece, and the gradient of that is ``maxout_gather``, which reads the value there. At ties the first piece wins.
 """
 
 from __future__ import annotations
@@ -17,13 +16,14 @@ from npadv.autodiff import defvjp, primitive, value_of
 from npadv.backend import xp_of
 from npadv.fast import faster, if_enabled
 from npadv.fast import maxout as fast
+from npadv.shapes import maxout_slices
 
 
 @primitive
 @faster(fast.maxout)
 def maxout(x: Any, *, pieces: int, axis: int) -> Any:
     """Return the maximum over the pieces of each unit; ``axis`` is that of the features, at least 0."""
-    return xp_of(x).stack(slices(x, pieces, axis)).max(axis=0)
+    return xp_of(x).stack(maxout_slices(x, pieces, axis)).max(axis=0)
 
 
 @primitive
@@ -37,22 +37,15 @@ def maxout_scatter(g: Any, winners: Any, *, pieces: int, axis: int) -> Any:
 @faster(fast.maxout_gather)
 def maxout_gather(u: Any, winners: Any, *, pieces: int, axis: int) -> Any:
     """Return the values of u at the winning pieces: (N, pieces * units, ...) to (N, units, ...)."""
-    return sum(piece * won for piece, won in zip(slices(u, pieces, axis), winners, strict=True))
+    return sum(piece * won for piece, won in zip(maxout_slices(u, pieces, axis), winners, strict=True))
 
 
 def winners_of(x: Any, pieces: int, axis: int) -> Any:
     """Return, for each piece, a mask (N, units, ...): whether it is the first that equals the maximum."""
     xp = xp_of(x)
-    stacked = xp.stack(slices(x, pieces, axis))
+    stacked = xp.stack(maxout_slices(x, pieces, axis))
     equal = stacked == stacked.max(axis=0)
     return equal & (xp.cumsum(equal, axis=0) == 1)
-
-
-def slices(x: Any, pieces: int, axis: int) -> list[Any]:
-    """Return views of x, each (N, units, ...): the first pieces of all units, the second ones, and so on."""
-    units = x.shape[axis] // pieces
-    before = (slice(None),) * axis
-    return [x[(*before, slice(p * units, (p + 1) * units))] for p in range(pieces)]
 
 
 def _rule(g: Any, y: Any, x: Any, pieces: int, axis: int, residuals: Any = None) -> Any:

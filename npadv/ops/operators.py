@@ -1,7 +1,7 @@
 """Installs the primitives as operators and methods of Tensor, so that ``x * y + 1`` on Tensors is recorded.
 
-Comparisons, == included, return plain boolean arrays: they have no gradient, and masks are what rules and losses use them
-for. A Tensor is still hashed by identity.
+Comparisons, == included, return plain boolean arrays, which have no gradient. Rules and losses use them as masks. A Tensor is
+hashed by its identity, so it can be a key of a dict although == compares elements.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _reduction(function: Any) -> Any:
     return method
 
 
-def _spread(function: Any) -> Any:
+def _reduction_with_ddof(function: Any) -> Any:
     def method(x: Tensor, axis: Any = None, ddof: float = 0, keepdims: bool = False) -> Any:
         return function(x, axis=_axis(axis), ddof=ddof, keepdims=keepdims)
 
@@ -71,7 +71,7 @@ def _axis(axis: Any) -> Any:
 
 
 def _flatten(x: Tensor) -> Any:
-    """Return the elements along one axis, in memory of their own."""
+    """Return the elements along one axis, always as a copy."""
     return elementwise.astype(rearrange.ravel(x), dtype=x.dtype)
 
 
@@ -116,8 +116,8 @@ _METHODS: dict[str, Any] = {
     "mean": _reduction(reduce.mean),
     "max": _reduction(reduce.max),
     "min": _reduction(reduce.min),
-    "var": _spread(statistics.var),
-    "std": _spread(statistics.std),
+    "var": _reduction_with_ddof(statistics.var),
+    "std": _reduction_with_ddof(statistics.std),
     "prod": _reduction(statistics.prod),
     "cumsum": statistics.cumsum,
     "argmax": sort.argmax,

@@ -1,11 +1,12 @@
 """Max and average pooling over windows of images (N, C, H, W), differentiable to any order.
 
-A window has one *tap* for each position in it: the image of all pixels that lie there, (N, C, OH, OW). Pooling combines whole
-taps, so it takes a few array operations however many windows there are. Each pooling goes with its adjoint:
+For each position in a window, the pixels that all windows have there form an image (N, C, OH, OW), a *tap*. A window of 2 x 2
+has four taps, and pooling is their maximum or their mean: a few array operations for any number of windows.
 
-- average: ``avg_pool2d_forward`` and ``avg_unpool2d``, which spreads each mean over its window;
-- maximum: the place of the maximum is constant nearby, so the gradient goes through ``max_unpool2d`` (put each value back
-  where it was found; at ties, the first in reading order) and the gradient of that through ``max_pick2d`` (read it there).
+- Average: the adjoint of ``avg_pool2d_forward`` is ``avg_unpool2d``, which spreads each mean over its window.
+- Maximum: the position of the maximum in its window does not change near x. So the gradient is ``max_unpool2d``, which puts
+  each cotangent at that position, and the gradient of that is ``max_pick2d``, which reads the value there. At ties the first
+  position wins, row by row.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ def max_pool2d(
     x: Any, size: int | Pair, *, stride: int | Pair | None = None, padding: int | Pair = 0, ceil_mode: bool = False
 ) -> Any:
     """Return the maximum of each window: (N, C, H, W) to (N, C, OH, OW). The stride is the window's size by default.
+
+    ``padding`` is a border that never wins; ``ceil_mode`` keeps a last window that lies partly outside. A ValueError says
+    which setting does not fit.
 
     >>> import numpy as np
     >>> max_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2)
@@ -127,7 +131,7 @@ def _add_taps(parts: list[Any], shapes: PoolShapes) -> Any:
 
 
 def _lowest(dtype: Any) -> Any:
-    """Return a number that no maximum of pixels is below."""
+    """Return the smallest value of a dtype, as a border that never exceeds a pixel."""
     if dtype.kind == "f":
         return -np.inf
     return False if dtype.kind == "b" else np.iinfo(dtype).min

@@ -1,4 +1,4 @@
-"""More ways to rearrange elements, each a composition of the operations of ``shape.py``, so without a gradient rule.
+"""Functions that rearrange elements, each composed of the operations of ``shape.py``, so without a gradient rule.
 
 The arguments and their defaults are those of NumPy's functions of the same names.
 """
@@ -21,12 +21,12 @@ Axes = int | tuple[int, ...] | None
 
 
 def ravel(x: Any) -> Any:
-    """Return the elements of x along one axis, in the order they are read."""
+    """Return the elements of x along one axis, the last index changing fastest."""
     return reshape(x, shape=(-1,))
 
 
 def squeeze(x: Any, axis: Axes = None) -> Any:
-    """Return x without its axes of length one, or without the given ones of them.
+    """Return x without its axes of length one: all of them, or the given ones.
 
     >>> squeeze(np.ones((1, 3, 1))).shape
     (3,)
@@ -94,7 +94,7 @@ def flip(x: Any, axis: Axes = None) -> Any:
 def roll(x: Any, shift: int | tuple[int, ...], axis: Axes = None) -> Any:
     """Return x with its elements shifted along some axes; those shifted out at the end come in at the start.
 
-    Without an axis, the elements are shifted in the order they are read.
+    Without an axis, the elements are shifted as in ``ravel(x)``, and the shape stays.
 
     >>> roll(np.arange(5), 2).tolist()
     [3, 4, 0, 1, 2]
@@ -118,7 +118,7 @@ def _along(x: Any, axis: int, part: Any) -> Any:
 
 
 def tile(x: Any, reps: int | Sequence[int]) -> Any:
-    """Return x repeated as a whole, so many times along each axis; missing axes are added in front.
+    """Return copies of x side by side, ``reps`` of them along each axis; missing axes are added in front.
 
     >>> tile(np.array([1, 2]), (2, 2)).tolist()
     [[1, 2, 1, 2], [1, 2, 1, 2]]
@@ -134,9 +134,9 @@ def tile(x: Any, reps: int | Sequence[int]) -> Any:
 
 
 def repeat(x: Any, repeats: int | Sequence[int], axis: int | None = None) -> Any:
-    """Return x with each element repeated, all equally often or each its own number of times.
+    """Return x with each element repeated ``repeats`` times: a number for all, or one for each position along the axis.
 
-    Without an axis, the elements are read along one.
+    Without an axis, the elements are those of ``ravel(x)``.
 
     >>> repeat(np.array([1, 2]), 2).tolist(), repeat(np.array([1, 2]), [1, 3]).tolist()
     ([1, 1, 2, 2], [1, 2, 2, 2])

@@ -1,12 +1,13 @@
 """Operations that reduce axes: sum, mean, max and min, logsumexp, and the softmax and cross-entropy of a classifier's logits.
 
-``axis`` is None (all axes), an integer or a tuple of integers, as in NumPy. Where several elements share the maximum,
-the gradient goes to the first, in the order the elements are read. On integers, the functions that NumPy has give what
-NumPy's give, and the others compute in float64.
+``axis`` is None (all axes), an integer or a tuple of integers, as in NumPy. Where several elements equal the maximum, the
+gradient goes to the first of them, in the order of the indices. On integers, functions that NumPy also has return the same as
+NumPy's; the others compute in float64.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ defvjp(
 )
 defvjp(
     logsumexp,
-    lambda g, y, x, axis=None, keepdims=False: _with_axes(g, x, axis) * exp(x - _with_axes(_no_lowest(y), x, axis)),
+    lambda g, y, x, axis=None, keepdims=False: _with_axes(g, x, axis) * exp(x - _with_axes(_finite(y), x, axis)),
 )
 
 
@@ -115,8 +116,8 @@ defvjp(softmax, lambda g, y, x, axis=-1: y * (g - sum(g * y, axis=axis, keepdims
 def softmax_cross_entropy(x: Any, *, labels: Any, reduction: str) -> Any:
     """Return -log(softmax(x)[label]) for logits x (N, K) and classes (N,): as (N,), or their ``"sum"`` or ``"mean"``.
 
-    One operation for the end of every classifier: its gradient, softmax(x) - one_hot(labels), needs none of the steps
-    between.
+    The loss of a classifier is one operation, because its gradient, softmax(x) - one_hot(labels), is simpler than those of
+    its steps.
     """
     xp, x = xp_of(x), as_floating(x)
     shifted = x - x.max(axis=1, keepdims=True)
@@ -157,11 +158,8 @@ def _axes(x: Any, axis: Axis) -> tuple[int, ...]:
 
 
 def _count(x: Any, axis: Axis) -> int:
-    """Return how many elements go into each result."""
-    count = 1
-    for a in _axes(x, axis):
-        count *= x.shape[a]
-    return count
+    """Return the number of elements that are reduced to one."""
+    return math.prod(x.shape[a] for a in _axes(x, axis))
 
 
 def _reduced_shape(x: Any, axis: Axis) -> tuple[int, ...]:
@@ -176,10 +174,10 @@ def _with_axes(g: Any, x: Any, axis: Axis) -> Any:
     return reshape(g, shape=tuple(1 if a in reduced else n for a, n in enumerate(x.shape)))
 
 
-def _no_lowest(y: Any) -> Any:
-    """Return y with 0 for -inf: exp(x - y) is then 0 where all x are -inf, and not NaN."""
+def _finite(y: Any) -> Any:
+    """Return y with 0 for -inf. Where all x are -inf, so is y; exp(x - y) would be NaN there, exp(x - 0) is 0."""
     lowest = value_of(y) == -float("inf")
-    return where(lowest, 0.0, y) if lowest.any() else y
+    return y if xp_of(lowest) is np and not lowest.any() else where(lowest, 0.0, y)  # on a GPU, any() would wait
 
 
 def _like_input(y: Any, x: Any) -> Any:

@@ -87,7 +87,7 @@ defvjp(sum_to, lambda g, y, x, shape: broadcast_to(g, shape=x.shape))
 
 
 def unbroadcast(g: Any, x: Any) -> Any:
-    """Return the gradient g of a broadcast result as the gradient of its argument x: summed back to x's shape."""
+    """Return the cotangent of a broadcast argument x: that of the result, g, summed to x's shape."""
     return g if g.shape == x.shape else sum_to(g, shape=x.shape)
 
 
@@ -155,7 +155,7 @@ defvjp(
 
 @primitive
 def pad(x: Any, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Any:
-    """Return x with (before, after) elements of a constant value around it, along each axis; it lies in memory as x does."""
+    """Return x with (before, after) elements of a constant value around it, along each axis, in x's memory order."""
     if len(widths) != x.ndim or min(map(min, widths), default=0) < 0:
         raise ValueError(
             f"pad(widths): expected (before, after), at least 0, for each of {x.ndim} axes, got {widths!r}"
@@ -176,7 +176,7 @@ defvjp(
 
 @primitive
 def concatenate_args(*xs: Any, axis: int = 0) -> Any:
-    """Return the arguments joined along an existing axis: ``concatenate`` with its sequence spread out."""
+    """Return the arguments joined along an existing axis: ``concatenate`` of single arguments in place of a sequence."""
     return xp_of(*xs).concatenate(xs, axis=axis)
 
 

@@ -1,7 +1,7 @@
-"""Sorting, and the places of extremes.
+"""Sorting, and the indices of the largest and smallest elements.
 
-Sorting moves elements, so its gradient moves back: it is looked up by index, as in ``take_along_axis``. Equal elements keep
-their order, and so the first of several maxima is the one that ``topk`` names first. Indices are plain integer arrays: they
+Sorting only moves elements, so it is ``take_along_axis`` with the indices that sort, and has the gradient rule of that. Equal
+elements keep their order; of several maxima, ``topk`` and ``argmax`` take the first. Indices are plain integer arrays, which
 have no gradient.
 """
 
@@ -50,7 +50,7 @@ def topk(x: Any, k: int, axis: int = -1) -> tuple[Any, Any]:
         raise ValueError(f"topk(k): expected an integer from 0 to {n}, the length of axis {axis}, got {k}")
     before = (slice(None),) * axis
     descending = (*before, slice(None, None, -1))
-    # Ascending from the back, read backwards: descending, and the first of equal elements stays the first.
+    # The reversed array is sorted in ascending order, and the result is reversed: of equal elements the first stays first.
     order = n - 1 - argsort(value_of(x)[descending], axis)[descending]
     indices = order[(*before, slice(k))]
     return take_along_axis(x, indices, axis=axis), indices

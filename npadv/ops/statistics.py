@@ -5,6 +5,7 @@ With the mean m over n elements, var(x) = sum((x - m)**2) / (n - ddof), and std(
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,7 @@ def var(x: Any, *, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -
     >>> float(var(np.array([1.0, 3.0]))), float(var(np.array([1.0, 3.0]), ddof=1))
     (1.0, 2.0)
     """
-    count = 1
-    for a in all_axes(axis, x.ndim):
-        count *= x.shape[a]
+    count = math.prod(x.shape[a] for a in all_axes(axis, x.ndim))
     if count - ddof <= 0:
         raise ValueError(f"var: expected more than {ddof} elements, got shape {x.shape} over axis {axis}")
     if x.dtype == np.float16:  # whose squares overflow
@@ -48,8 +47,8 @@ def std(x: Any, *, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -
 def prod(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """Return the product over the given axes, 1 for none; its gradient, the product of the others, is exact at zeros.
 
-    The first half is multiplied with the second until one element is left. So the gradient needs no rule of its own, and
-    never divides the product by an element, which may be 0.
+    The first half of the elements is multiplied by the second half, until one element is left. Multiplications have a
+    gradient rule already. The usual rule, the product divided by each element, would fail where an element is 0.
 
     >>> import numpy as np
     >>> import npadv
@@ -62,9 +61,7 @@ def prod(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
     axes = all_axes(axis, x.ndim)
     stay = tuple(n for a, n in enumerate(x.shape) if a not in axes)
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
-    n = 1
-    for a in axes:
-        n *= x.shape[a]
+    n = math.prod(x.shape[a] for a in axes)
     factors = reshape(moveaxis(x, axes, tuple(range(len(axes)))), shape=(n, *stay))
     if n == 0:
         factors = xp_of(x).ones((1, *stay), dtype=x.dtype)
