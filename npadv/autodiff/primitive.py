@@ -79,7 +79,7 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
                 values.append(a.data)
                 if a.requires_grad:
                     recorded = True
-            elif type(a) is list and _is_of_numbers(a):
+            elif type(a) is list:
                 return apply(*_lists_as_arrays(args), **kwargs)
             else:
                 values.append(a)
