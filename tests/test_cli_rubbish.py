@@ -176,5 +176,6 @@ def test_on_a_gpu_it_is_the_same(run, weights, tmp_path, name):
         code, _, err = run(*command(name, weights, tmp_path / "cuda", "--no-picture", "--device", "cuda"))
     assert (code, err) == (0, "")
     here, there = (load_arrays(tmp_path / device / "examples.npz") for device in ("cpu", "cuda"))
-    np.testing.assert_allclose(there["x"], here["x"], atol=1e-4)
+    # Where the model is confident its gradient is small, a difference of nearly equal numbers: four digits are left.
+    np.testing.assert_allclose(there["x"], here["x"], atol=3e-4)
     np.testing.assert_array_equal(there["confident"], here["confident"])
