@@ -1,8 +1,10 @@
-"""Files that are complete or absent: written under a temporary name, then renamed in one step."""
+"""Files that are complete or absent: written under a temporary name, then renamed in one step.
+
+Above that, JSON of finite numbers and archives (``.npz``) of plain arrays. Nothing is pickled or unpickled.
+"""
 
 from __future__ import annotations
 
-import codecs
 import io
 import json
 import math
@@ -16,12 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npadv.file_kinds import describe_file
+
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str, *, sync: bool = True) -> Path:
-    """Write `data` (text as UTF-8) to `path`, so that a crash never leaves half a file.
+    """Write ``data`` (text as UTF-8) to ``path``, so that a crash never leaves half a file.
 
-    A missing folder is made. If writing fails, an older file at `path` stays as it was, no temporary file is left, and the
-    error names `path`. A killed process may leave its temporary file; `clear_temporaries` removes it. Without `sync`, the
+    A missing folder is made. If writing fails, an older file at ``path`` stays as it was, no temporary file is left, and the
+    error names ``path``. A killed process may leave its temporary file; ``clear_temporaries`` removes it. Without ``sync``, the
     file may be lost, or empty, after a power failure.
     """
     path = Path(path)
@@ -69,21 +73,24 @@ def user_cache() -> Path:
     return Path(base) / "npadv"
 
 
+# JSON -----------------------------------------------------------------------------------------------------------------
+
+
 def write_json(path: str | os.PathLike[str], data: Any) -> Path:
-    """Write `data` as indented JSON; NumPy scalars and arrays become numbers and lists, NaN and infinity are refused.
+    """Write ``data`` as indented JSON; NumPy scalars and arrays become numbers and lists, NaN and infinity are refused.
 
     Raises
     ------
     ValueError
-        If a number is not finite; the message says where it is.
+        A number is not finite; the message names its place.
     TypeError
-        If a value has no JSON form.
+        A value has no JSON form.
     """
     return atomic_write(path, to_json(data, "data", indent=2) + "\n")
 
 
 def to_json(data: Any, name: str, *, indent: int | None = None) -> str:
-    """Return `data` as JSON, by the rules of `write_json`; `name` stands for it in errors.
+    """Return ``data`` as JSON, by the rules of ``write_json``; ``name`` stands for it in errors.
 
     >>> to_json({"units": np.int64(240)}, "about")
     '{"units": 240}'
@@ -92,12 +99,53 @@ def to_json(data: Any, name: str, *, indent: int | None = None) -> str:
 
 
 def as_json(data: Any) -> Any:
-    """Return `data` as it comes back from a JSON file: tuples are lists.
+    """Return ``data`` as it is after writing it to a JSON file and reading that: tuples become lists.
 
     >>> as_json({"shape": (1, 28)})
     {'shape': [1, 28]}
     """
     return json.loads(json.dumps(data))
+
+
+def from_json(text: str, name: str) -> Any:
+    """Return the value that a text holds as JSON, or raise a ValueError that calls the text ``name``.
+
+    >>> from_json('{"seed": 0}', "settings")
+    {'seed': 0}
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ValueError(f"{name}: expected JSON, got {text[:40]!r} ({reason})") from error
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Return ``value`` in Python's own types.
+
+    >>> _plain({"accuracy": np.float32(0.5), "eps": np.array([0.25])}, "data")
+    {'accuracy': 0.5, 'eps': [0.25]}
+    >>> _plain({"loss": [1.0, float("nan")]}, "data")
+    Traceback (most recent call last):
+    ValueError: data['loss'][1] is nan; expected a finite number, or None for one that is missing
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where} has the key {key!r}; expected text, the only keys JSON has")
+        return {key: _plain(entry, f"{where}[{key!r}]") for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}; expected a finite number, or None for one that is missing")
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(f"{where} is a {type(value).__name__}; expected text, a number, a list or a dict")
+
+
+# Archives -------------------------------------------------------------------------------------------------------------
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, sync: bool = True) -> None:
@@ -143,7 +191,7 @@ def load_arrays(
     path : path
         The archive.
     check : callable, optional
-        Is called with the headers of all arrays before any array is read; raises a ValueError if they are not as expected.
+        Called with the headers of all arrays before any array is read. It may raise a ValueError.
     only : collection of str, optional
         Names of the arrays to read; by default all.
 
@@ -152,7 +200,7 @@ def load_arrays(
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is not such an archive, is damaged, holds Python objects, or holds more than the memory it may need.
+        The file is not such an archive, is damaged, holds Python objects, or its arrays need too much memory (``LARGEST``).
     """
     headers = array_headers(path)
     if check is not None:
@@ -230,83 +278,3 @@ def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> ArrayHead
 def _unreadable(where: str, reason: object) -> ValueError:
     text = " ".join(str(reason).split())[:200]
     return ValueError(f"{where}: expected an .npz archive of arrays, could not read it ({text})")
-
-
-SIGNATURES = {
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"GIF8": "a GIF picture",
-    b"%PDF": "a PDF document",
-    b"\x1f\x8b": "a gzip file",
-    b"\x93NUMPY": "a single array (.npy)",
-    b"\x89HDF": "an HDF5 file",
-    b"\x80\x02": "a pickle (an older file of PyTorch's is one), which npadv never opens",
-    b"\x80\x03": "a pickle, which npadv never opens",
-    b"\x80\x04": "a pickle, which npadv never opens",
-    b"\x80\x05": "a pickle, which npadv never opens",
-}
-
-
-def describe_file(path: str | os.PathLike[str]) -> str:
-    """Return what kind of file this seems to be, from its first bytes; its name says nothing."""
-    if os.path.isdir(path):
-        return "a folder"
-    with open(path, "rb") as file:
-        head = file.read(4096)
-    if not head:
-        return "an empty file"
-    for signature, kind in SIGNATURES.items():
-        if head.startswith(signature):
-            return kind
-    if head.startswith(b"PK"):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                torch = any(name.endswith("data.pkl") for name in archive.namelist())
-        except Exception:  # zipfile raises half a dozen types
-            return "a damaged zip archive"
-        return "a file of PyTorch's, which holds pickles that npadv never opens" if torch else "a zip archive"
-    if head[8:9] == b"{":
-        return "a safetensors file"
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # incremental, since the last character may be cut
-    except UnicodeDecodeError:
-        return "an unknown or damaged file"
-    return "an unknown or damaged file" if b"\0" in head else "a text file"
-
-
-def from_json(text: str, name: str) -> Any:
-    """Return the value that a text holds as JSON, or raise a ValueError that calls the text ``name``.
-
-    >>> from_json('{"seed": 0}', "settings")
-    {'seed': 0}
-    """
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ValueError(f"{name}: expected JSON, got {text[:40]!r} ({reason})") from error
-
-
-def _plain(value: Any, where: str) -> Any:
-    """Return `value` in Python's own types.
-
-    >>> _plain({"accuracy": np.float32(0.5), "eps": np.array([0.25])}, "data")
-    {'accuracy': 0.5, 'eps': [0.25]}
-    >>> _plain({"loss": [1.0, float("nan")]}, "data")
-    Traceback (most recent call last):
-    ValueError: data['loss'][1] is nan; expected a finite number, or None for one that is missing
-    """
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"{where} has the key {key!r}; expected text, the only keys JSON has")
-        return {key: _plain(entry, f"{where}[{key!r}]") for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} is {value}; expected a finite number, or None for one that is missing")
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    raise TypeError(f"{where} is a {type(value).__name__}; expected text, a number, a list or a dict")
