@@ -19,7 +19,7 @@ from npadv.schedules import ExponentialDecay, InverseDecay, Linear, Schedule, St
 __all__ = ["SGD", "Adam", "ExponentialDecay", "InverseDecay", "Linear", "Optimizer", "Schedule", "StepDecay"]
 
 
-# ``in_halves``: large arrays are updated by two threads, half each.
+# The equations of both rules. ``in_halves`` divides large arrays between two threads.
 
 
 @in_halves
