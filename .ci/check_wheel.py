@@ -39,7 +39,13 @@ def main(dist: Path) -> None:
         assert name in inside, f"{wheel.name} has no {name}"
     with tarfile.open(sdist) as archive:
         members = {name.partition("/")[2] for name in archive.getnames()}
-    for name in ("LICENSE", "README.md", "kernels/conv2d_1_direct.cu", "tests/conftest.py", "npadv/autodiff.py"):
+    for name in (
+        "LICENSE",
+        "README.md",
+        "kernels/conv2d_1_direct.cu",
+        "tests/conftest.py",
+        "npadv/autodiff/gradient.py",
+    ):
         assert name in members, f"{sdist.name} has no {name}"
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)

@@ -287,7 +287,7 @@ def use_float32(torch: Any) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def run(save: Callable[[dict[str, Any]], None]) -> None:
+def run(save: Callable[[dict[str, Any]], Any]) -> None:
     """Measure every row, and save the results so far after each; raise RuntimeError if CuPy, PyTorch or a GPU is missing."""
     cupy = require_cupy()
     try:
@@ -301,7 +301,8 @@ def run(save: Callable[[dict[str, Any]], None]) -> None:
     facts = environment("cuda")
     cudnn: Any = torch.backends.cudnn
     facts["versions"].update(torch=torch.__version__, cudnn=cudnn.version())
-    clock, found = gpu_clock(cupy), []
+    clock = gpu_clock(cupy)
+    found: list[dict[str, Any]] = []
     results: dict[str, Any] = {"environment": facts, "tf32": False, "rows": found}
     n, d = STEP_SHAPES[-1]
     with torch.no_grad():

@@ -17,7 +17,7 @@
 
 #include "common.cuh"
 
-constexpr int THREADS = 256, WARPS = THREADS / WARP;  // both kernels need blocks of exactly that many
+constexpr int THREADS = 256, WARPS = THREADS / WARP;  // both kernels need blocks of exactly that many threads
 
 // The factor for a unit with this sum of squares; exactly 1 within the limit, NaN for NaN.
 static __device__ real shrink(real squares, real limit) {
@@ -25,7 +25,7 @@ static __device__ real shrink(real squares, real limit) {
   return length <= limit ? real(1) : limit / length;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
 max_norm_rows(real* w, real limit, long long outer, long long length) {
   __shared__ real warp_sums[WARPS];
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -45,7 +45,7 @@ max_norm_rows(real* w, real limit, long long outer, long long length) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
 max_norm_columns(real* w, real limit, long long outer, long long length, long long inner) {
   __shared__ real warp_sums[WARPS][WARP];
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;

@@ -11,6 +11,7 @@ from npadv import ops as ops  # first of what computes: it gives Tensor its oper
 from npadv.autodiff import Tensor, defvjp, grad, no_record, primitive
 from npadv.autodiff.derivatives import hvp, jacobian, jvp
 from npadv.fast import memory
+from npadv.from_function import from_function
 from npadv.replay import Replay
 
 memory.keep_freed()
@@ -22,6 +23,7 @@ __all__ = [
     "Tensor",
     "__version__",
     "defvjp",
+    "from_function",
     "grad",
     "hvp",
     "jacobian",

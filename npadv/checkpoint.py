@@ -180,8 +180,9 @@ def _facts(name: str) -> dict[str, Any]:
         if not isinstance(facts.get(key), kind):
             raise ValueError(f"{name}: {key}: expected a {kind.__name__}, got {facts.get(key)!r:.40}")
     example = {key: value for key, value in asdict(Progress(0, 0)).items() if key != "order"}
-    for key in facts["progress"].keys() | example.keys():
-        value = facts["progress"].get(key)
+    given = {"capture": False, **facts["progress"]}  # older checkpoints do not have it
+    for key in given.keys() | example.keys():
+        value: Any = given.get(key)
         number = isinstance(value, int) or (isinstance(value, float) and isinstance(example.get(key), float))
         if key not in example or not number or not 0 <= abs(value) < float("inf"):
             raise ValueError(f"{name}: progress: expected {sorted(example)} as numbers, got {key[:40]}={value!r:.40}")

@@ -215,7 +215,7 @@ def load_arrays(
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             for name in names:
-                where = f"{os.fspath(path)}: {name}"
+                where = f"{os.fspath(path)}: {_printable(name)}"
                 with archive.open(f"{name}.npy") as member:
                     arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
                     member.read(1)  # at its end a member is compared with its checksum
@@ -238,7 +238,7 @@ def array_headers(path: str | os.PathLike[str]) -> dict[str, ArrayHeader]:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
-                where = f"{os.fspath(path)}: {name}"
+                where = f"{os.fspath(path)}: {_printable(name)}"
                 if not member.filename.endswith(".npy") or name in headers:
                     raise ValueError("is not the name of one array")
                 headers[name] = _read_header(archive, member)
@@ -273,6 +273,15 @@ def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> ArrayHead
     if min(shape, default=0) < 0 or start + header.nbytes != member.file_size:
         raise ValueError(f"has {member.file_size:,} bytes, not those of shape {shape} and {dtype}")
     return header
+
+
+def _printable(name: str) -> str:
+    r"""Return a member's name for an error message, which is one short line.
+
+    >>> _printable("weight\n")
+    'weight?'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:60])
 
 
 def _unreadable(where: str, reason: object) -> ValueError:

@@ -22,6 +22,7 @@ import types
 import weakref
 
 import numpy as np
+import scipy.special
 
 from npadv import Tensor
 from npadv.kernels import cpu, launch
@@ -31,9 +32,9 @@ LAUNCHES = []
 
 
 NAMES = """
-abs arange arctanh argsort ascontiguousarray broadcast_to clip concatenate copy copyto cos cumsum einsum empty_like equal
-exp expm1 eye full full_like greater isfinite log log1p maximum may_share_memory minimum moveaxis multiply nonzero ones
-ones_like pad repeat sign sin sqrt stack take_along_axis tanh where zeros zeros_like
+abs arange arctanh argsort ascontiguousarray broadcast_to clip concatenate copy copyto cos cumsum einsum empty_like
+equal exp expm1 eye full full_like greater isfinite log log1p maximum may_share_memory minimum moveaxis multiply nonzero
+ones ones_like pad repeat sign sin sqrt stack take_along_axis tanh where zeros zeros_like
 """
 
 
@@ -233,7 +234,9 @@ class ndarray:
     def __array__(self, *args, **kwargs):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
 
-    def __array_function__(self, function, *args):
+    def __array_function__(self, function, types, *args):
+        if any(issubclass(kind, Tensor) for kind in types):
+            return NotImplemented  # as CuPy, which leaves the call to the Tensor
         raise TypeError(f"numpy.{function.__name__} was called on a device array")
 
     def get(self, stream=None):
@@ -395,6 +398,7 @@ def installed():
     """Let ``import cupy`` find the stand-in; count from zero."""
     before = sys.modules.get("cupy")
     sys.modules["cupy"] = module()
+    sys.modules["cupyx.scipy.special"] = types.SimpleNamespace(erf=on_device(scipy.special.erf))
     launch._cupy.cache_clear()
     functions, launch._functions = launch._functions, {}
     COUNTS.update(dict.fromkeys(COUNTS, 0))
@@ -407,5 +411,6 @@ def installed():
         launch._functions = functions
         launch._cupy.cache_clear()
         sys.modules.pop("cupy")
+        sys.modules.pop("cupyx.scipy.special")
         if before is not None:
             sys.modules["cupy"] = before

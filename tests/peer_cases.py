@@ -1,5 +1,6 @@
 """Shared by the tests against other libraries: the attacked network in npadv and PyTorch, and measures of the examples."""
 
+import copy
 import functools
 import importlib
 import warnings
@@ -65,10 +66,12 @@ class AttackedModel:
         with no_record():
             return np.asarray(cross_entropy(self.logits(x), self.y[: len(x)], reduction="none"))
 
-    def gradient(self, x):
-        """Return the gradient of the loss in x."""
-        inputs = Tensor(x, requires_grad=True)
-        return grad(cross_entropy(self.model(inputs), self.y[: len(x)], reduction="sum"), inputs)
+    def gradient(self, x, y=None, dtype=None):
+        """Return the gradient of the loss in x, computed in the dtype of x or in another."""
+        model = self.model if dtype is None else copy.deepcopy(self.model).astype(dtype)
+        inputs = Tensor(x if dtype is None else x.astype(dtype), requires_grad=True)
+        labels = self.y[: len(x)] if y is None else y
+        return grad(cross_entropy(model(inputs), labels, reduction="sum"), inputs)
 
     def distance(self, x, norm):
         """Return each example's distance from its image: linf, l2, l1, or l0 for the number of changed pixels."""

@@ -355,6 +355,9 @@ def check(function, args, kwargs, order=2):
     check_grads(f, [args[i] for i in places], order=order)
 
 
+ONCE = ("foreign", "foreign_vjp")
+"""The primitives whose derivative has none: their tests are in ``test_from_function.py``."""
+
 INTERNAL = (
     ("arrange", "fast/layout.py chooses an order of the axes in memory with it"),
     ("avg_pool2d_forward", "avg_pool2d checks its arguments"),
@@ -365,9 +368,13 @@ INTERNAL = (
     ("conv2d_weight_grad", "the gradient of convolution in the weights"),
     ("cumsum_along", "cumsum checks the axis"),
     ("einsum_args", "einsum parses the letters"),
+    ("foreign", "from_function makes models of it"),
+    ("foreign_vjp", "the gradient of a model made by from_function"),
     ("max_pick2d", "the gradient of the gradient of max pooling"),
     ("max_pool2d_forward", "max_pool2d checks its arguments"),
     ("max_unpool2d", "the gradient of max pooling"),
+    ("maxout_gather", "the gradient of the gradient of maxout"),
+    ("maxout_scatter", "the gradient of maxout"),
     ("scatter_along_axis", "the gradient of take_along_axis"),
 )
 """The primitives that ``npadv.ops`` does not export, each with the reason."""

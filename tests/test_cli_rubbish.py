@@ -91,12 +91,41 @@ def test_an_interrupt_keeps_what_was_made(run, weights, tmp_path, monkeypatch, n
 
     monkeypatch.setitem(RUBBISH, name, replace(entry, make=make))
     code, out, err = run(*command(name, weights, tmp_path, "--no-picture"))
-    assert (code, out, err) == (130, "", f"npadv: interrupted; the inputs made so far are in {tmp_path}\n")
+    hint = "" if name == "evolved_rubbish" else "; the same command with --resume goes on"
+    assert (code, out, err) == (130, "", f"npadv: interrupted; the inputs made so far are in {tmp_path}{hint}\n")
     assert sorted(os.listdir(tmp_path)) == ["examples.npz", "result.json"]
     result = json.loads((tmp_path / "result.json").read_text("utf-8"))
     assert result["complete"] is False
     assert result["made"] == len(part.x)
     np.testing.assert_array_equal(load_arrays(tmp_path / "examples.npz")["x"], part.x)
+
+
+@pytest.mark.parametrize("name", ["gaussian_rubbish", "gradient_rubbish"])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device", "x")])
+def test_a_stopped_run_is_continued_to_the_whole_one(run, weights, tmp_path, monkeypatch, name, stop):
+    words = [*command(name, weights, tmp_path / "part"), "--no-picture"]
+    assert run(*command(name, weights, tmp_path / "whole"), "--no-picture")[0] == 0
+    entry, calls = RUBBISH[name], []
+
+    def make(*args, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise stop
+        return entry.make(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(RUBBISH, name, replace(entry, make=make))
+        assert run(*words)[0] == (130 if stop is KeyboardInterrupt else 2)
+    assert (tmp_path / "part" / "examples.parts").exists() == (stop is not KeyboardInterrupt)
+    assert run(*words, "--resume")[0] == 0
+    assert sorted(os.listdir(tmp_path / "part")) == ["examples.npz", "result.json"]
+    whole, part = (load_arrays(tmp_path / folder / "examples.npz") for folder in ("whole", "part"))
+    for key in whole.keys() - {"seconds"}:
+        np.testing.assert_array_equal(part[key], whole[key])
+    done = f"{tmp_path / 'part'} is complete: 7 inputs are made, nothing is left to do\n"
+    assert run(*words, "--resume") == (0, done, "")
+    code, _, err = run(*words, "--resume", "--seed", 3)
+    assert (code, err.endswith("was written with seed 2, this run has 3\n")) == (2, True)
 
 
 def test_an_interrupt_before_anything_is_made_writes_nothing(run, weights, tmp_path, monkeypatch):
@@ -134,7 +163,8 @@ def test_another_runs_results_are_not_overwritten_unless_told(run, weights, tmp_
     (tmp_path / "examples.npz").write_text("precious")
     words = command("gaussian_rubbish", weights, tmp_path, "--no-picture")
     code, _, err = run(*words)
-    assert (code, err.split(": ")[2]) == (2, "exists; choose another --out, or --overwrite it\n")
+    hint = "exists; choose another --out, --resume it if it is partial, or --overwrite it\n"
+    assert (code, err.split(": ")[2]) == (2, hint)
     assert (tmp_path / "examples.npz").read_text() == "precious"
     assert run(*words, "--overwrite")[0] == 0
 
@@ -146,5 +176,7 @@ def test_on_a_gpu_it_is_the_same(run, weights, tmp_path, name):
         code, _, err = run(*command(name, weights, tmp_path / "cuda", "--no-picture", "--device", "cuda"))
     assert (code, err) == (0, "")
     here, there = (load_arrays(tmp_path / device / "examples.npz") for device in ("cpu", "cuda"))
-    np.testing.assert_allclose(there["x"], here["x"], atol=1e-4)
+    # Gradient ascent divides by the length of the gradient. Where the model is certain that is near 0, 1 - p of float32, and
+    # its direction has few digits; the two devices round it differently.
+    np.testing.assert_allclose(there["x"], here["x"], atol=1e-3 if name == "gradient_rubbish" else 1e-4)
     np.testing.assert_array_equal(there["confident"], here["confident"])

@@ -20,6 +20,7 @@ from npadv import data
 from npadv.commands.evaluation_checkpoint import load_measurements
 from npadv.commands.presets import PRESETS
 from npadv.commands.results import Results
+from npadv.commands.rubbish_results import RubbishResults
 from npadv.data import digits
 from npadv.files import load_arrays, save_arrays
 from npadv.nn import load_network
@@ -62,6 +63,11 @@ def folder(run, weights, tmp_path, monkeypatch):
                 out.mkdir()
                 shutil.copy(weights, out / "weights.npz")
                 return out / "weights.npz", ["attack", "fgsm", "--eps", "0.1", "--examples", "3", PLAIN, "--model"]
+            if kind == "rubbish":
+                patch.setattr(RubbishResults, "commit", interrupted)
+                words = ["attack", "gaussian_rubbish", "--model", weights, "--examples", "7", "--batch", "3"]
+                assert run(*words, "--out", out)[0] == 130
+                return out / "examples.parts" / "0000003.npz", [*words, PLAIN, "--resume", "--out"]
             if kind == "parts":  # as after a killed run
                 patch.setattr(Results, "commit", interrupted)
             else:
@@ -74,7 +80,7 @@ def folder(run, weights, tmp_path, monkeypatch):
     return make
 
 
-KINDS = ["weights", "examples", "parts", "attack result", "checkpoint", "result"]
+KINDS = ["weights", "examples", "parts", "rubbish", "attack result", "checkpoint", "result"]
 
 
 @pytest.mark.usefixtures("never_unpickled")
@@ -88,7 +94,7 @@ def test_a_damaged_file_is_refused_in_a_line_or_harmless(run, folder, tmp_path, 
         if case >= 12 and time.monotonic() >= end:
             break
         out = tmp_path / "damaged"
-        shutil.copytree(path.parent if kind != "parts" else path.parent.parent, out)
+        shutil.copytree(path.parent if kind not in ("parts", "rubbish") else path.parent.parent, out)
         broken = out / path.relative_to(tmp_path / "whole")
         done = damage(broken, np.random.default_rng([seed, case]))
         where = [str(broken), "--out", str(out / "new")] if kind == "weights" else [str(out)]

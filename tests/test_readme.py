@@ -79,7 +79,7 @@ def test_an_attacks_command_is_that_of_its_run(path):
     made = (arguments.attack, arguments.examples, arguments.seed, arguments.batch, arguments.target)
     assert made == (result["attack"], result["examples"], result["seed"], result["batch"], result["target"])
     assert {name: getattr(arguments, name) for name in result["attack_options"]} == result["attack_options"]
-    assert arguments.model.parent.name == f"{result['network']}-0"
+    assert re.fullmatch(rf"{result['network']}(-step-0\.1)?-0", arguments.model.parent.name)
     trained = {json.loads(run.read_text("utf-8")).get("weights_sha256") for run in RESULTS}
     assert result["weights_sha256"] in trained
 

@@ -31,12 +31,14 @@ ValueError
 """
 
 from npadv.attacks.carlini_wagner import carlini_wagner
+from npadv.attacks.deepfool import deepfool
 from npadv.attacks.docstrings import complete_docstring
 from npadv.attacks.feature import FeatureResult, feature
 from npadv.attacks.fgsm import fgsm
 from npadv.attacks.jsma import JSMAResult, jsma
 from npadv.attacks.lbfgs import LBFGSResult, lbfgs
 from npadv.attacks.linearized import LinearizedResult, linearized
+from npadv.attacks.one_pixel import one_pixel
 from npadv.attacks.pgd import pgd
 from npadv.attacks.result import AttackResult, LossResult
 from npadv.attacks.rubbish import RubbishResult, confident_errors, gaussian_rubbish
@@ -62,6 +64,7 @@ __all__ = [
     "VirtualResult",
     "carlini_wagner",
     "confident_errors",
+    "deepfool",
     "evolved_rubbish",
     "feature",
     "fgsm",
@@ -70,6 +73,7 @@ __all__ = [
     "jsma",
     "lbfgs",
     "linearized",
+    "one_pixel",
     "pgd",
     "steepest_ascent",
     "substitute",

@@ -52,13 +52,13 @@ def minimise(
 
     Return the nearest of all points x' that succeeded, its squared distance (infinite where none did) and the flags.
     """
-    xp, one = xp_of(x), x.dtype.type
+    xp = xp_of(x)
     w, m, v = _from_box(x, bounds), xp.zeros_like(x), xp.zeros_like(x)
     best, nearest = x, xp.zeros(len(x)) + xp.inf
     flags: Any = None
     for t in range(1, steps + 2):
         inputs = Tensor(w, requires_grad=True)
-        point = _into_box(inputs, x.dtype, bounds)
+        point = _into_box(inputs, bounds)
         output = model(point)
         lead = lead_of_goal(output, y, targeted)
         size = ops.sum(ops.reshape(ops.square(point - x), shape=(len(x), -1)), axis=1)
@@ -71,12 +71,12 @@ def minimise(
 
         if flags is None:  # of f alone: the size has a gradient whatever the model is
             flags = check_gradient(input_gradient(ops.sum(lead), inputs))[1]
-        f = ops.maximum(one(confidence) - lead, 0.0)  # plus the confidence, which changes no gradient
+        f = ops.maximum(confidence - lead, 0.0)  # plus the confidence, which changes no gradient
         g, seen = check_gradient(input_gradient(ops.sum(size + c.astype(x.dtype) * f), inputs))
         flags = add_flags(flags, seen)
-        m = one(0.9) * m + one(0.1) * g
-        v = one(0.999) * v + one(0.001) * g * g
-        w = w - one(step) * (m / one(1 - 0.9**t)) / (xp.sqrt(v / one(1 - 0.999**t)) + one(1e-8))
+        m = 0.9 * m + 0.1 * g
+        v = 0.999 * v + 0.001 * g * g
+        w = w - step * (m / (1 - 0.9**t)) / (xp.sqrt(v / (1 - 0.999**t)) + 1e-8)
     return best, nearest, flags
 
 
@@ -166,17 +166,16 @@ def lead_of_goal(output: Any, y: Array, targeted: bool) -> Any:
     return own - others if targeted else others - own
 
 
-def _into_box(w: Tensor, dtype: Any, bounds: Bounds) -> Any:
+def _into_box(w: Tensor, bounds: Bounds) -> Any:
     """Return low + (high - low) (tanh(w) + 1) / 2, clipped against rounding."""
-    low, high = map(dtype.type, bounds)
-    point = (ops.tanh(w) + 1) * (dtype.type(bounds[1] - bounds[0]) / 2) + low
-    return ops.minimum(ops.maximum(point, low), high)
+    low, high = bounds
+    return ops.minimum(ops.maximum((ops.tanh(w) + 1) * ((high - low) / 2) + low, low), high)
 
 
 def _from_box(x: Array, bounds: Bounds) -> Array:
     """Return the w of x. tanh reaches the ends of the box only at infinity: w starts within 0.999999 of them."""
-    one, (low, high) = x.dtype.type, bounds
-    return xp_of(x).arctanh((2 * (x - one(low)) / one(high - low) - 1) * one(0.999999))
+    low, high = bounds
+    return xp_of(x).arctanh((2 * (x - low) / (high - low) - 1) * 0.999999)
 
 
 def _next_c(c: Array, found: Array, failed: Array, succeeded: Array) -> tuple[Array, Array, Array]:

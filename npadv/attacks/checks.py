@@ -49,7 +49,7 @@ def check_inputs(
 def check_bounds(bounds: Any) -> tuple[float, float]:
     """Check that the box is two numbers, the first below the second, and return them as Python's."""
     expected = "bounds: expected (low, high) with low < high, two numbers for all pixels"
-    if isinstance(bounds, str) or not hasattr(bounds, "__len__") or len(bounds) != 2:
+    if not isinstance(bounds, tuple | list | np.ndarray) or len(bounds) != 2:
         raise ValueError(f"{expected}, got {_shown(bounds)}")
     low, high = (_as_number(end) for end in bounds)
     if low is None or high is None:

@@ -114,7 +114,7 @@ def jsma(
         pixels = max(2, int(np.prod(x.shape[1:])) // 10)
     check_count("pixels", pixels)
     _, y, before = first_predictions(model, x, y, targeted=targeted)
-    xp, sign = xp_of(x), x.dtype.type(1 if increase else -1)
+    xp, sign = xp_of(x), 1 if increase else -1
 
     x_adv, taken = x.copy(), xp.zeros(len(x), dtype=int)
     flags = {name: xp.zeros(len(x), dtype=bool) for name in ("zero_gradient", "non_finite_gradient", "not_converged")}
@@ -134,10 +134,10 @@ def jsma(
         flags["non_finite_gradient"][going] |= seen["non_finite_gradient"][left]
 
         point = x_adv[going]
-        room = point < x.dtype.type(bounds[1]) if increase else point > x.dtype.type(bounds[0])
+        room = point < bounds[1] if increase else point > bounds[0]
         a, b, room, begun = (_host(rows) for rows in (sign * a[left], sign * b[left], room, point != x[going]))
         chosen = _choose_pixels(a, b, room, begun, pixels - begun.sum(axis=1), pairs)
-        step = like(chosen.reshape(point.shape).astype(x.dtype), x) * sign * x.dtype.type(theta)
+        step = like(chosen.reshape(point.shape).astype(x.dtype), x) * (sign * theta)
         x_adv[going] = xp.clip(point + step, *bounds)
         found = chosen.any(axis=1)
         flags["not_converged"][going[indices_of(like(~found, x))]] = True

@@ -157,7 +157,7 @@ def linearized(
         start = x_adv[left]
         eta, length, seen = boundary(start, start, y[left])
         total[left] = total[left] + (eta if steps == 1 or step >= len(CAUTION) else CAUTION[step] * eta)
-        x_adv[left] = xp.clip(x[left] + (1 + x.dtype.type(overshoot)) * total[left], *bounds)
+        x_adv[left] = xp.clip(x[left] + (1 + overshoot) * total[left], *bounds)
         if step == 0:
             radius[left] = length
             flags["zero_gradient"][left] = seen["zero_gradient"]

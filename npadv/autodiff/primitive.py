@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from npadv.autodiff.tensor import Tensor, as_array, tick, value_of
-from npadv.backend import Array, xp_of
+from npadv.backend import Array, is_array, xp_of
 
 Rule = Callable[..., Any]
 
@@ -108,9 +108,9 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _lists_as_arrays(args: tuple[Any, ...]) -> list[Any]:
-    """Return the arguments with lists copied to arrays: a later change of a list must not change the record."""
+    """Return the arguments with lists copied: a later change of a list must not change the record."""
     xp = xp_of(*map(value_of, args))
-    return [xp.asarray(a) if type(a) is list else a for a in args]
+    return [a if type(a) is not list else tuple(a) if any(map(is_array, a)) else xp.asarray(a) for a in args]
 
 
 def _version_of(base: Array, args: tuple[Any, ...]) -> list[int]:

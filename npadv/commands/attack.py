@@ -43,7 +43,6 @@ def add_options(parser: Parser) -> None:
                 help="reach this class: a number, or next (after the true one), random, or least (the least likely before the "
                 "attack); examples whose true class is this number are left out",
             )
-        own.add_argument("--resume", action="store_true", help="continue the stopped run in the folder")
         own.set_defaults(run=run)
     for name, rubbish in RUBBISH.items():
         _add_parser(names, name, rubbish, rubbish.examples).set_defaults(run=run_rubbish)
@@ -164,6 +163,7 @@ def _add_parser(names: Any, name: str, attack: Adapter | Rubbish, examples: int)
         parser.add_argument(
             "--batch", type=positive, default=100, metavar="N", help="examples attacked at once (default: 100)"
         )
+        parser.add_argument("--resume", action="store_true", help="continue the stopped run in the folder")
     parser.add_argument("--no-picture", action="store_true", help="write no examples.png, which needs matplotlib")
     parser.add_argument("--overwrite", action="store_true", help="replace another run's results in the folder")
     add_common(

@@ -41,7 +41,6 @@ def open_folder(out: Path, *files: str) -> Iterator[None]:
         raise NotADirectoryError(f"--out: expected a folder, got the file {out}")
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
-        out.mkdir(parents=True, exist_ok=True)
         lock = _lock(out)
     except OSError as error:
         _remove_empty(new)
@@ -69,12 +68,18 @@ def check_folder(out: Path, *files: str, overwrite: bool, hint: str = "") -> Non
 
 
 def _lock(out: Path) -> int | None:
-    """Return a descriptor that holds the folder's lock, or None if another process holds it.
+    """Make the folder and return a descriptor that holds its lock, or None if another process holds it.
 
     The system releases the lock when the process ends, even when it is killed.
     """
-    while True:
-        descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    for left in reversed(range(100)):
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except (FileNotFoundError, FileExistsError):
+            if not left:
+                raise
+            continue  # another run has just removed the folder, which it left empty
         if fcntl is None:
             return descriptor
         try:
@@ -89,6 +94,7 @@ def _lock(out: Path) -> int | None:
             if os.path.samestat(os.fstat(descriptor), os.stat(out / LOCK)):
                 return descriptor
         os.close(descriptor)
+    return None
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -17,7 +17,7 @@ from npadv.commands.rubbish import RUBBISH, Rubbish
 ATTACKS: dict[str, Adapter] = {
     "fgsm": Adapter(attacks.fgsm, "[WG] eq. 1.3, [SYN] eq. 2; Goodfellow et al. 2014", norm="linf"),
     "steepest_ascent": Adapter(attacks.steepest_ascent, "[SYN] eq. 11"),
-    "one_pixel": Adapter(
+    "one_pixel": Adapter(  # attacks.one_pixel, with the other options of steepest_ascent
         attacks.steepest_ascent,
         "[SYN] 5.1, fig. 1",
         preset={"norm": "l1", "pixels": 1, "eps": 1.0},
@@ -26,12 +26,7 @@ ATTACKS: dict[str, Adapter] = {
     "pgd": Adapter(attacks.pgd, "[WG] 1.3; Madry et al. 2018"),
     "lbfgs": Adapter(attacks.lbfgs, "[WG] 1.2, [SYN] eq. 1; Szegedy et al. 2013", norm="l2", examples=100),
     "linearized": Adapter(attacks.linearized, "[WG] 1.2.4; Huang et al. 2015"),
-    "deepfool": Adapter(
-        attacks.linearized,
-        "Moosavi-Dezfooli et al. 2016",
-        preset={"steps": 50},
-        description="Step across the nearest boundary of the linearised model, again and again until the model agrees",
-    ),
+    "deepfool": Adapter(attacks.deepfool, "Moosavi-Dezfooli et al. 2016"),
     "virtual_adversarial": Adapter(attacks.virtual_adversarial, "[WG] 1.2; Miyato et al. 2015", norm="l2"),
     "jsma": Adapter(attacks.jsma, "[WG] 1.2.4; Papernot et al. 2016", norm="pixels", examples=100),
     "carlini_wagner": Adapter(attacks.carlini_wagner, "Carlini and Wagner 2017", norm="l2", examples=100),

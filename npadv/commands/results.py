@@ -163,7 +163,7 @@ class Results:
         for name, header in headers.items():
             per_image = math.prod(header.shape[1:]) <= 100 * math.prod(image[1:])
             if name not in FACTS and (header.shape[:1] != (count,) or header.dtype.kind not in "fiub" or not per_image):
-                raise _foreign(path, f"{name[:40]} is {header.shape} of {header.dtype}")
+                raise _foreign(path, f"{name[:40]!r} is {header.shape} of {header.dtype}")
 
     def _check_values(
         self, path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, np.ndarray], start: int

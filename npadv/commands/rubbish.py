@@ -6,9 +6,8 @@ There are no examples to attack, and so no labels, distances or errors: the resu
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,18 +16,17 @@ import numpy as np
 
 from npadv import attacks
 from npadv.attacks import RubbishResult
-from npadv.backend import to_numpy
-from npadv.commands.folder import check_folder
+from npadv.commands.folder import check_folder, open_folder
 from npadv.commands.models import Model, open_data, open_model
 from npadv.commands.options import Option, keywords, named_by_flags, options_of, summary
+from npadv.commands.results import EXAMPLES, PARTS, PICTURE, RESULT, read_result
+from npadv.commands.rubbish_results import RubbishResults
 from npadv.data import Dataset
 from npadv.environment import environment
-from npadv.files import atomic_write, save_arrays, write_json
 from npadv.progress import spent, track
 from npadv.report import check_installed, image_grid, png
 
 SHOWN = 20  # inputs in the picture
-FILES = ("examples.npz", "result.json")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -51,43 +49,47 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "attack_options": options,
     }
     out = arguments.out or Path("runs") / f"{arguments.attack}-{model.name}-{arguments.seed}"
-    check_folder(out, *FILES, overwrite=arguments.overwrite)
+    results = RubbishResults(out, settings, dataset.test.images.shape[1:])
+    resume = getattr(arguments, "resume", False)
+    if resume and arguments.overwrite:
+        raise ValueError("--resume: expected without --overwrite, got both")
+    with open_folder(out, EXAMPLES, PICTURE, RESULT):
+        hint = "--resume it if it is partial, " if rubbish.examples else ""
+        check_folder(out, EXAMPLES, RESULT, PARTS, overwrite=arguments.overwrite or resume, hint=hint)
+        if resume:
+            results.resume()
+            if len(results) == count and (out / RESULT).exists() and read_result(out / RESULT).get("complete") is True:
+                print(f"{out} is complete: {count} inputs are made, nothing is left to do")
+                return read_result(out / RESULT)
 
-    parts, began, stopped = list[RubbishResult](), time.perf_counter(), False
-    try:
-        for part in _make_batches(rubbish, model, dataset, count, options, arguments):
-            parts.append(part)
-    except KeyboardInterrupt as stop:
-        stopped = True
-        if (best := getattr(stop, "result", None)) is not None:  # of an evolution: the best inputs so far
-            parts.append(best)
-        if not parts:
-            raise KeyboardInterrupt("no input is finished; nothing was written") from None
-    seconds = time.perf_counter() - began
+        stopped = False
+        try:
+            _make_batches(rubbish, model, dataset, results, options, arguments)
+        except KeyboardInterrupt as stop:
+            stopped = True
+            if (best := getattr(stop, "result", None)) is not None:  # of an evolution: the best inputs so far
+                results.add(best, 0.0)
+            if not len(results):
+                raise KeyboardInterrupt("no input is finished; nothing was written") from None
 
-    arrays = _joined(parts)
-    confident = arrays["confident"]
-    result = {
-        **settings,
-        "complete": not stopped,
-        "made": len(confident),
-        "confident": float(confident.mean()),
-        "mean_confidence": float(arrays["confidence"].mean()),
-        "mean_confidence_of_errors": float(arrays["confidence"][confident].mean()) if confident.any() else None,
-        "hit": float((arrays["prediction"] == arrays["target"]).mean()) if "target" in arrays else None,
-        "queries": sum(part.queries for part in parts),
-        "seconds": seconds,
-        **environment(arguments.device),
-    }
-    drawing = out / "examples.png"
-    if arguments.no_picture:
-        drawing.unlink(missing_ok=True)
-    else:
-        atomic_write(drawing, _picture(arrays, dataset))
-    save_arrays(out / "examples.npz", {**arrays, "settings": np.array(json.dumps(settings))})
-    write_json(out / "result.json", result)
+        arrays = results.arrays
+        confident = arrays["confident"]
+        result = {
+            **settings,
+            "complete": not stopped,
+            "made": len(confident),
+            "confident": float(confident.mean()),
+            "mean_confidence": float(arrays["confidence"].mean()),
+            "mean_confidence_of_errors": float(arrays["confidence"][confident].mean()) if confident.any() else None,
+            "hit": float((arrays["prediction"] == arrays["target"]).mean()) if "target" in arrays else None,
+            "queries": results.queries,
+            "seconds": results.seconds,
+            **environment(arguments.device),
+        }
+        results.commit(result, None if arguments.no_picture else _picture(arrays, dataset))
     if stopped:
-        raise KeyboardInterrupt(f"the inputs made so far are in {out}")
+        more = "; the same command with --resume goes on" if rubbish.examples else ""
+        raise KeyboardInterrupt(f"the inputs made so far are in {out}{more}")
     print(sentence(result, out))
     return result
 
@@ -96,29 +98,23 @@ def _make_batches(
     rubbish: Rubbish,
     model: Model,
     dataset: Dataset,
-    count: int,
+    results: RubbishResults,
     options: Mapping[str, Any],
     arguments: argparse.Namespace,
-) -> Iterator[RubbishResult]:
-    """Yield the results of the batches. An evolution is one batch, and draws its own progress bar."""
+) -> None:
+    """Make the inputs that are missing. An evolution is one batch, and draws its own progress bar."""
     show = False if arguments.quiet else None
+    count = results.settings["examples"]
     size = arguments.batch if rubbish.examples else count
-    starts = range(0, count, size)
-    bar = {"total": len(starts), "label": arguments.attack, "show": show if rubbish.examples else False}
+    starts, total, done = range(len(results), count, size), -(-count // size), len(results) // size
+    bar = {"total": total, "initial": done, "label": arguments.attack, "show": show if rubbish.examples else False}
     for start in track(starts, **bar):
         rng = np.random.default_rng([arguments.seed, start])
         batch = Batch(min(size, count - start), start, rng, arguments.device, show)
+        began = time.perf_counter()
         with named_by_flags(rubbish.options):
-            yield rubbish.make(rubbish.attack, model, dataset, batch, **options)
-
-
-def _joined(parts: list[RubbishResult]) -> dict[str, np.ndarray]:
-    names = ["x", "prediction", "confidence", "confident"]
-    names += ["target"] if parts[0].target is not None else []
-    arrays = {name: np.concatenate([to_numpy(getattr(part, name)) for part in parts]) for name in names}
-    for flag in parts[0].flags:
-        arrays[f"flags/{flag}"] = np.concatenate([to_numpy(part.flags[flag]) for part in parts])
-    return arrays
+            result = rubbish.make(rubbish.attack, model, dataset, batch, **options)
+        results.add(result, time.perf_counter() - began)
 
 
 def sentence(result: Mapping[str, Any], out: Path) -> str:

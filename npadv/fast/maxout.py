@@ -38,7 +38,7 @@ def maxout_with_winners(x: Any, *, pieces: int, axis: int) -> tuple[Any, Any]:
         won &= free
         free ^= won
         winners.append(won)
-    return y, winners
+    return y, tuple(winners)
 
 
 def maxout_scatter(g: Any, winners: Any, *, pieces: int, axis: int) -> Any:

@@ -27,4 +27,4 @@ def on_cupy(launch: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
 
 def is_from_kernel(winners: Any) -> bool:
     """Return whether the winners of a maximum are the index array (int32) of a kernel, and not masks."""
-    return not isinstance(winners, list) and winners.dtype == "int32"
+    return not isinstance(winners, tuple | list) and winners.dtype == "int32"

@@ -44,7 +44,7 @@ def max_pool2d_with_winners(x: Any, *, shapes: PoolShapes) -> tuple[Any, Any]:
     _by_rows(_maximum_and_winners, y, *taps, *winners)
     if shapes.padded != shapes.x:
         _exclude_border(y, winners, shapes)
-    return y, winners
+    return y, tuple(winners)
 
 
 def max_unpool2d(g: Any, winners: Any, *, shapes: PoolShapes) -> Any:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
+from npadv.autodiff import value_of
+from npadv.backend import like
 from npadv.ops.shape import broadcast_to, concatenate, getitem, reshape, transpose
 
 Axes = int | tuple[int, ...] | None
@@ -146,7 +148,7 @@ def repeat(x: Any, repeats: int | Sequence[int], axis: int | None = None) -> Any
     axis = normalize_axis_index(axis, x.ndim)
     before, n, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
     if isinstance(repeats, Sequence | np.ndarray):
-        return _along(x, axis, np.repeat(np.arange(n), repeats))
+        return _along(x, axis, like(np.repeat(np.arange(n), repeats), value_of(x)))
     times = operator.index(repeats)
     if times < 0:
         raise ValueError(f"repeat: expected a number of times, at least 0, got {times}")

@@ -177,7 +177,7 @@ def _with_axes(g: Any, x: Any, axis: Axis) -> Any:
 def _finite(y: Any) -> Any:
     """Return y with 0 for -inf. Where all x are -inf, so is y; exp(x - y) would be NaN there, exp(x - 0) is 0."""
     lowest = value_of(y) == -float("inf")
-    return where(lowest, 0.0, y) if lowest.any() else y
+    return y if xp_of(lowest) is np and not lowest.any() else where(lowest, 0.0, y)  # on a GPU, any() would wait
 
 
 def _like_input(y: Any, x: Any) -> Any:

@@ -64,7 +64,7 @@ def prod(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
     n = math.prod(x.shape[a] for a in axes)
     factors = reshape(moveaxis(x, axes, tuple(range(len(axes)))), shape=(n, *stay))
     if n == 0:
-        factors = xp_of(x).ones((1, *stay), dtype=x.dtype)
+        factors = 1 + sum(factors, axis=0, keepdims=True)  # a sum of none is 0
     while len(factors) > 1:
         half = len(factors) // 2
         first, second, rest = (
