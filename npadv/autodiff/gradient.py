@@ -38,7 +38,7 @@ def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = Fal
     create_graph : bool
         Return Tensors that can be differentiated again, instead of plain arrays.
     unused : {"raise", "zeros"}
-        Whether an error or zeros are the answer where ``y`` does not depend on one of ``wrt``.
+        For a tensor of ``wrt`` that ``y`` does not depend on: raise a ValueError, or return zeros.
 
     Returns
     -------
@@ -81,6 +81,7 @@ def _backward_pass(y: Tensor, g: Any, targets: list[Tensor], create_graph: bool)
     for node in reversed(path):
         g = cotangents[node] if node in asked_for else cotangents.pop(node)  # memory is freed as soon as possible
         rules, kwargs = node._operation.rules, node._kwargs  # type: ignore[union-attr]
+        # On Tensors the rules are recorded, on arrays they are not.
         inputs, output = (node._args, node) if create_graph else (node._values, node.data)
         for i, a in enumerate(node._args):
             if isinstance(a, Tensor) and a in on_path:

@@ -222,7 +222,7 @@ def as_array(value: Any) -> Array:
 def value_of(x: Any) -> Any:
     """Return the array of a Tensor, and anything else unchanged.
 
-    Rules use it for what is constant in the neighbourhood of a point: a mask, an index, a sign.
+    Rules use it for values with derivative zero, such as a mask, an index or a sign.
     """
     return x.data if isinstance(x, Tensor) else x
 
@@ -234,7 +234,7 @@ def plain_index(x: Any) -> Any:
 
 # Reads ----------------------------------------------------------------------------------------------------------------
 #
-# ``float(x)`` or ``x > 0`` takes a value off the tape, so what is computed from it has no record. ``replay.py`` must know.
+# ``float(x)`` and ``x > 0`` return values without a record. ``replay.py`` asks whether a function has read such values.
 
 _reads: ContextVar[list[str] | None] = ContextVar("reads", default=None)
 

@@ -2,9 +2,9 @@
 
 An element that is broadcast is used many times, so its gradient is the sum of the gradients of its uses: ``unbroadcast``
 computes it. At ties the first argument wins: ``maximum(a, b)`` has the derivative of ``a`` where they are equal, and
-``relu(x)``, which is ``maximum(0, x)``, has the derivative 0 at 0. At the other kinks, ``abs`` has the derivative ``sign(0) =
-0``, and ``clip`` has the derivative 1 at both ends of its interval. Tests hold these conventions. On integers, functions that
-NumPy also has return the same as NumPy's; ``sigmoid`` and ``softplus`` compute in float64.
+``relu(x)``, which is ``maximum(0, x)``, has the derivative 0 at 0. ``abs`` has the derivative 0 at 0, and ``clip`` has the
+derivative 1 at both ends of its interval. Tests check these conventions. On integers, functions that NumPy also has return the
+same as NumPy's; ``sigmoid`` and ``softplus`` compute in float64.
 """
 
 from __future__ import annotations
