@@ -93,7 +93,7 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
         y = Tensor.__new__(Tensor)
         y.data = value = value if type(value) is np.ndarray else as_array(value)
         y.grad = None
-        y.requires_grad = recorded = recorded and value.dtype.kind == "f"  # integers and booleans have no gradient
+        y.requires_grad = recorded
         y._order = tick()
         y._version = [0] if value.base is None else _version_of(value.base, args)
         if recorded:
