@@ -1,4 +1,4 @@
-"""The kind of a file, from its first bytes: for error messages about a file that is not as expected."""
+"""What kind of file a file seems to be, for the error about one of another kind."""
 
 from __future__ import annotations
 
@@ -22,11 +22,7 @@ SIGNATURES = {
 
 
 def describe_file(path: str | os.PathLike[str]) -> str:
-    """Return the kind of a file, from its first bytes and not from its name.
-
-    >>> describe_file(os.path.dirname(__file__))
-    'a folder'
-    """
+    """Return what kind of file this seems to be, from its first bytes; its name says nothing."""
     if os.path.isdir(path):
         return "a folder"
     with open(path, "rb") as file:

@@ -1,7 +1,4 @@
-"""Files that are complete or absent: written under a temporary name, then renamed in one step.
-
-Above that, JSON of finite numbers and archives (``.npz``) of plain arrays. Nothing is pickled or unpickled.
-"""
+"""Files that are complete or absent: written under a temporary name, then renamed in one step."""
 
 from __future__ import annotations
 
@@ -22,10 +19,10 @@ from npadv.file_kinds import describe_file
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str, *, sync: bool = True) -> Path:
-    """Write ``data`` (text as UTF-8) to ``path``, so that a crash never leaves half a file.
+    """Write `data` (text as UTF-8) to `path`, so that a crash never leaves half a file.
 
-    A missing folder is made. If writing fails, an older file at ``path`` stays as it was, no temporary file is left, and the
-    error names ``path``. A killed process may leave its temporary file; ``clear_temporaries`` removes it. Without ``sync``, the
+    A missing folder is made. If writing fails, an older file at `path` stays as it was, no temporary file is left, and the
+    error names `path`. A killed process may leave its temporary file; `clear_temporaries` removes it. Without `sync`, the
     file may be lost, or empty, after a power failure.
     """
     path = Path(path)
@@ -73,24 +70,21 @@ def user_cache() -> Path:
     return Path(base) / "npadv"
 
 
-# JSON -----------------------------------------------------------------------------------------------------------------
-
-
 def write_json(path: str | os.PathLike[str], data: Any) -> Path:
-    """Write ``data`` as indented JSON; NumPy scalars and arrays become numbers and lists, NaN and infinity are refused.
+    """Write `data` as indented JSON; NumPy scalars and arrays become numbers and lists, NaN and infinity are refused.
 
     Raises
     ------
     ValueError
-        A number is not finite; the message names its place.
+        If a number is not finite; the message says where it is.
     TypeError
-        A value has no JSON form.
+        If a value has no JSON form.
     """
     return atomic_write(path, to_json(data, "data", indent=2) + "\n")
 
 
 def to_json(data: Any, name: str, *, indent: int | None = None) -> str:
-    """Return ``data`` as JSON, by the rules of ``write_json``; ``name`` stands for it in errors.
+    """Return `data` as JSON, by the rules of `write_json`; `name` stands for it in errors.
 
     >>> to_json({"units": np.int64(240)}, "about")
     '{"units": 240}'
@@ -99,53 +93,12 @@ def to_json(data: Any, name: str, *, indent: int | None = None) -> str:
 
 
 def as_json(data: Any) -> Any:
-    """Return ``data`` as it is after writing it to a JSON file and reading that: tuples become lists.
+    """Return `data` as it comes back from a JSON file: tuples are lists.
 
     >>> as_json({"shape": (1, 28)})
     {'shape': [1, 28]}
     """
     return json.loads(json.dumps(data))
-
-
-def from_json(text: str, name: str) -> Any:
-    """Return the value that a text holds as JSON, or raise a ValueError that calls the text ``name``.
-
-    >>> from_json('{"seed": 0}', "settings")
-    {'seed': 0}
-    """
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ValueError(f"{name}: expected JSON, got {text[:40]!r} ({reason})") from error
-
-
-def _plain(value: Any, where: str) -> Any:
-    """Return ``value`` in Python's own types.
-
-    >>> _plain({"accuracy": np.float32(0.5), "eps": np.array([0.25])}, "data")
-    {'accuracy': 0.5, 'eps': [0.25]}
-    >>> _plain({"loss": [1.0, float("nan")]}, "data")
-    Traceback (most recent call last):
-    ValueError: data['loss'][1] is nan; expected a finite number, or None for one that is missing
-    """
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"{where} has the key {key!r}; expected text, the only keys JSON has")
-        return {key: _plain(entry, f"{where}[{key!r}]") for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} is {value}; expected a finite number, or None for one that is missing")
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    raise TypeError(f"{where} is a {type(value).__name__}; expected text, a number, a list or a dict")
-
-
-# Archives -------------------------------------------------------------------------------------------------------------
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, sync: bool = True) -> None:
@@ -191,7 +144,7 @@ def load_arrays(
     path : path
         The archive.
     check : callable, optional
-        Called with the headers of all arrays before any array is read. It may raise a ValueError.
+        Is called with the headers of all arrays before any array is read; raises a ValueError if they are not as expected.
     only : collection of str, optional
         Names of the arrays to read; by default all.
 
@@ -200,7 +153,7 @@ def load_arrays(
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is not such an archive, is damaged, holds Python objects, or its arrays need too much memory (``LARGEST``).
+        The file is not such an archive, is damaged, holds Python objects, or holds more than the memory it may need.
     """
     headers = array_headers(path)
     if check is not None:
@@ -287,3 +240,41 @@ def _printable(name: str) -> str:
 def _unreadable(where: str, reason: object) -> ValueError:
     text = " ".join(str(reason).split())[:200]
     return ValueError(f"{where}: expected an .npz archive of arrays, could not read it ({text})")
+
+
+def from_json(text: str, name: str) -> Any:
+    """Return the value that a text holds as JSON, or raise a ValueError that calls the text ``name``.
+
+    >>> from_json('{"seed": 0}', "settings")
+    {'seed': 0}
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ValueError(f"{name}: expected JSON, got {text[:40]!r} ({reason})") from error
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Return `value` in Python's own types.
+
+    >>> _plain({"accuracy": np.float32(0.5), "eps": np.array([0.25])}, "data")
+    {'accuracy': 0.5, 'eps': [0.25]}
+    >>> _plain({"loss": [1.0, float("nan")]}, "data")
+    Traceback (most recent call last):
+    ValueError: data['loss'][1] is nan; expected a finite number, or None for one that is missing
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where} has the key {key!r}; expected text, the only keys JSON has")
+        return {key: _plain(entry, f"{where}[{key!r}]") for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}; expected a finite number, or None for one that is missing")
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(f"{where} is a {type(value).__name__}; expected text, a number, a list or a dict")

@@ -66,11 +66,18 @@ def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = Fal
     targets = [wrt] if isinstance(wrt, Tensor) else list(wrt)
     check_targets(y, targets, unused)
     g = checked_cotangent(y, cotangent)
-    with recording(create_graph):  # even inside no_record(): otherwise a second derivative would silently be 0
-        cotangents = _backward_pass(y, g, targets, create_graph)
-        gradients = [_finished(cotangents.get(w), w, k, create_graph, unused) for k, w in enumerate(targets)]
-        gradients = _in_own_memory(gradients, g)
+    if create_graph:
+        with recording(True):  # even inside no_record(): otherwise a second derivative would silently be 0
+            gradients = _gradients(y, g, targets, create_graph, unused)
+    else:
+        gradients = _gradients(y, value_of(g), targets, create_graph, unused)
     return gradients[0] if isinstance(wrt, Tensor) else gradients
+
+
+def _gradients(y: Tensor, g: Any, targets: list[Tensor], create_graph: bool, unused: str) -> list[Any]:
+    cotangents = _backward_pass(y, g, targets, create_graph)
+    gradients = [_finished(cotangents.get(w), w, k, create_graph, unused) for k, w in enumerate(targets)]
+    return _in_own_memory(gradients, g)
 
 
 def _backward_pass(y: Tensor, g: Any, targets: list[Tensor], create_graph: bool) -> dict[Tensor, Any]:
@@ -138,6 +145,8 @@ def _in_own_memory(gradients: list[Any], cotangent: Any) -> list[Any]:
 
     A rule may return the cotangent itself (``a + b`` does, twice), a view of it or a broadcast array.
     """
+    if len(gradients) == 1 and type(g := gradients[0]) is np.ndarray and g.base is None and g.flags.writeable:
+        return gradients if g is not cotangent else [g.copy()]  # the usual case, decided quickly
     owned = []
     taken = {_base(cotangent)}
     for g in gradients:
