@@ -53,7 +53,7 @@ def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = Fal
         ``y`` or one of ``wrt`` was not recorded; ``y`` does not depend on one of ``wrt``; the cotangent is missing or has
         another shape than ``y``.
     RuntimeError
-        A tensor was changed in place after it was recorded.
+        A tensor was changed in place after it was recorded. A change of a plain array that took part is not noticed.
 
     Examples
     --------

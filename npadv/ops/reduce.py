@@ -124,7 +124,8 @@ def softmax_cross_entropy(x: Any, *, labels: Any, reduction: str) -> Any:
     losses = xp.log(xp.exp(shifted).sum(axis=1)) - shifted[xp.arange(len(x)), labels]
     if reduction == "none":
         return losses
-    return losses.sum() if reduction == "sum" else losses.sum() / len(x)
+    total = accurate_sum(losses)
+    return _like_input(total if reduction == "sum" else total / len(x), x)
 
 
 def _cross_entropy_rule(g: Any, y: Any, x: Any, labels: Any, reduction: str, residuals: Any = None) -> Any:
