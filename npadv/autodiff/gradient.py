@@ -53,7 +53,7 @@ def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = Fal
         ``y`` or one of ``wrt`` was not recorded; ``y`` does not depend on one of ``wrt``; the cotangent is missing or has
         another shape than ``y``.
     RuntimeError
-        A tensor was changed in place after it was recorded.
+        A tensor was changed in place after it was recorded. A change of a plain array that took part is not noticed.
 
     Examples
     --------
@@ -83,6 +83,7 @@ def _gradients(y: Tensor, g: Any, targets: list[Tensor], create_graph: bool, unu
 def _backward_pass(y: Tensor, g: Any, targets: list[Tensor], create_graph: bool) -> dict[Tensor, Any]:
     """Return the cotangents d(loss)/d(tensor) that reach the targets: the chain rule."""
     path, on_path = _path_between(targets, y)
+    check_unchanged(path)
     asked_for = set(targets)
     cotangents = {y: Tensor(g) if create_graph and not isinstance(g, Tensor) else g}
     for node in reversed(path):
@@ -94,7 +95,6 @@ def _backward_pass(y: Tensor, g: Any, targets: list[Tensor], create_graph: bool)
             if isinstance(a, Tensor) and a in on_path:
                 contribution = rules[i](g, output, *inputs, **kwargs)
                 cotangents[a] = cotangents[a] + contribution if a in cotangents else contribution
-        check_unchanged(node)
     return cotangents
 
 

@@ -14,6 +14,7 @@ installed by ``npadv/ops/operators.py``.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -126,7 +127,7 @@ class Tensor(Operators):
                 f"in-place change of a recorded result (of {self._operation.name}): only leaves may be changed in place; "
                 "use where(...) or concatenate(...) to build a new tensor, or .detach() to leave the tape"
             )
-        self._version[0] = tick()
+        self._version[0] = _note_change()
 
     def __setitem__(self, index: Any, value: Any) -> None:
         value = _without_history(value, "tensor[index] = value")
@@ -212,6 +213,21 @@ class Tensor(Operators):
         if self.requires_grad:
             raise TypeError("numpy.asarray(tensor) would drop the tensor's history; take tensor.data if that is meant")
         return np.array(self.data, dtype=dtype, copy=copy)
+
+
+_changes = [0]  # when any tensor was last changed in place
+_changing = threading.Lock()
+
+
+def _note_change() -> int:
+    with _changing:  # so that the last change is also the latest, whichever thread made it
+        _changes[0] = tick()
+        return _changes[0]
+
+
+def last_change() -> int:
+    """Return when any tensor was last changed in place, by the tape's clock: a gradient of newer records needs no check."""
+    return _changes[0]
 
 
 def as_array(value: Any) -> Array:

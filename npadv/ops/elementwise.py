@@ -203,7 +203,12 @@ defvjp(tanh, lambda g, y, x: g * (1 - y * y))
 defvjp(sigmoid, lambda g, y, x: g * (y * (1 - y)))
 defvjp(softplus, lambda g, y, x: g * sigmoid(x))
 defvjp(relu, lambda g, y, x: masked(g, is_positive(value_of(y))))
-defvjp(astype, lambda g, y, x, dtype: astype(g, dtype=x.dtype))
+defvjp(
+    astype,
+    lambda g, y, x, dtype: (
+        astype(g, dtype=x.dtype) if y.dtype.kind == "f" else xp_of(value_of(x)).zeros_like(value_of(x))
+    ),
+)
 
 
 # Choices --------------------------------------------------------------------------------------------------------------
