@@ -4,6 +4,7 @@ A defense or a loss of a game that is added to the package must be added to ``LO
 """
 
 import pkgutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,18 @@ import pytest
 import npadv.defenses
 import npadv.gan
 from npadv import Tensor, grad
-from npadv.defenses import adversarial_training
+from npadv.attacks import pgd
+from npadv.autodiff import value_of
+from npadv.defenses import (
+    adversarial_training,
+    at_temperature,
+    distillation,
+    input_noise,
+    label_smoothing,
+    robust_optimization,
+    virtual_adversarial_training,
+    weight_decay,
+)
 from npadv.gan import GAN, discriminator_loss, generator_loss
 from npadv.nn import BatchNorm, Dense, Dropout, Flatten, Module, ReLU, Reshape, Sequential, Sigmoid
 from npadv.norms import norm
@@ -52,6 +64,11 @@ def player(loss, network):
     return game, loss, lambda gan: getattr(gan, network).parameters(), {}
 
 
+def teacher(x):
+    """Return logits that depend on x."""
+    return 3 * value_of(x).reshape(len(x), -1)[:, :3]
+
+
 LOSSES = {
     "adversarial_training, NumPy's numbers": defense(
         adversarial_training(np.float64(EPS), alpha=np.float64(0.5), bounds=(np.float64(0), np.float64(1))),
@@ -62,6 +79,30 @@ LOSSES = {
     "adversarial_training, l2": defense(adversarial_training(EPS, norm="l2"), norm="l2", bounds=(0, 1)),
     "adversarial_training, l1": defense(adversarial_training(EPS, norm="l1", alpha=0), norm="l1", bounds=(0, 1)),
     "adversarial_training, no box": defense(adversarial_training(EPS, bounds=None), norm="linf", bounds=(-EPS, 1 + EPS)),
+    "adversarial_training, pgd": defense(
+        adversarial_training(attack=partial(pgd, eps=EPS, steps=3)), norm="linf", bounds=(0, 1)
+    ),
+    "robust_optimization": defense(robust_optimization(EPS), norm="linf", bounds=(0, 1)),
+    "robust_optimization, l2": defense(robust_optimization(EPS, norm="l2"), norm="l2", bounds=(0, 1)),
+    "robust_optimization, l1": defense(robust_optimization(EPS, norm="l1"), norm="l1", bounds=(0, 1)),
+    "robust_optimization, no box": defense(robust_optimization(EPS, bounds=None), norm="linf", bounds=(-EPS, 1 + EPS)),
+    "robust_optimization, NumPy's numbers": defense(
+        robust_optimization(np.float64(EPS), bounds=(np.float64(0), np.float64(1))), norm="linf", bounds=(0, 1)
+    ),
+    "label_smoothing": defense(label_smoothing()),
+    "label_smoothing, NumPy's numbers": defense(label_smoothing(targets="eps/(k-1)", eps=np.float64(0.2))),
+    "at_temperature": defense(at_temperature(np.float64(5))),
+    "distillation": defense(distillation(teacher, temperature=np.float64(5))),
+    "virtual_adversarial_training": defense(
+        virtual_adversarial_training(EPS, alpha=np.float64(1), bounds=(np.float64(0), np.float64(1))),
+        norm="l2", bounds=(0, 1),
+    ),
+    "virtual_adversarial_training, no box": defense(
+        virtual_adversarial_training(np.float64(EPS)), norm="l2", bounds=(-EPS, 1 + EPS)
+    ),
+    "input_noise": defense(input_noise(sigma=np.float64(0.1))),
+    "weight_decay": defense(weight_decay(coefficient=np.float64(0.1))),
+    "weight_decay, l1": defense(weight_decay(coefficient=0.1, norm="l1")),
     "discriminator_loss": player(lambda gan, x, y, *, rng: discriminator_loss(gan, x, rng=rng), "discriminator"),
     "generator_loss": player(lambda gan, x, y, *, rng: generator_loss(gan, len(x), rng=rng), "generator"),
     "generator_loss, minimax": player(
@@ -69,6 +110,7 @@ LOSSES = {
     ),
 }  # fmt: skip
 EXEMPT = {
+    "defensive_distillation": "a recipe of two losses, which are in the table: tested in test_defenses_targets.py",
     "GAN": "the two networks, a module: tested in test_gan.py",
     "Players": "the two optimizers: tested in test_gan.py",
     "play": "the loop, which is fit: tested in test_gan.py",

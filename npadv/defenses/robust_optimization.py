@@ -96,7 +96,9 @@ def robust_optimization(
     if attack is not None:
         worst_inputs = found_by(attack)
     else:
-        worst_inputs = one_ascent_step(ascent, None) if ascent is not None else one_ascent_step(ball(eps, norm, box), box)
+        worst_inputs = (
+            one_ascent_step(ascent, None) if ascent is not None else one_ascent_step(ball(eps, norm, box), box)
+        )
 
     def loss(model: Any, x: Any, y: Any, *, rng: np.random.Generator) -> Any:
         return cross_entropy(model(worst_inputs(model, x, y, rng), train=True, rng=rng), y)
