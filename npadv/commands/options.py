@@ -56,7 +56,11 @@ class Option(NamedTuple):
 
 
 def options_of(
-    function: Callable[..., Any], *, without: Collection[str] = (), preset: Mapping[str, Any] | None = None
+    function: Callable[..., Any],
+    *,
+    without: Collection[str] = (),
+    preset: Mapping[str, Any] | None = None,
+    positional: Collection[str] = (),
 ) -> list[Option]:
     """Return a function's keyword-only parameters as options, except those in ``without``.
 
@@ -68,6 +72,8 @@ def options_of(
         Parameters to leave out.
     preset
         Defaults that replace the function's own.
+    positional
+        Parameters that are options too although they are not keyword-only.
 
     Raises
     ------
@@ -82,7 +88,8 @@ def options_of(
     """
     documented, options = described(function), []
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or name in without:
+        keyword = parameter.kind is inspect.Parameter.KEYWORD_ONLY or name in positional
+        if not keyword or name in without:
             continue
         kinds = [
             kind for kind in get_args(parameter.annotation) or (parameter.annotation,) if kind not in (type(None), Any)

@@ -20,11 +20,14 @@ class Parser(argparse.ArgumentParser):
     ----------
     fill : callable, optional
         Adds the options before the first parsing. Until then nothing that the command needs is imported.
+    extend : callable, optional
+        Adds the options that depend on other words of the command line, which it gets.
     complete : bool
         Whether this parser itself reports an unknown option, in an error that lists the options it has.
     """
 
     fill: Callable[[Parser], None] | None = None
+    extend: Callable[[Parser, Sequence[str]], None] | None = None
     complete = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -32,6 +35,9 @@ class Parser(argparse.ArgumentParser):
         if self.fill is not None:
             fill, self.fill = self.fill, None
             fill(self)
+        if self.extend is not None and args is not None:
+            extend, self.extend = self.extend, None
+            extend(self, args)
         namespace, rest = super().parse_known_args(args, namespace)
         if rest and self.complete:
             self.error(self._unknown(rest[0].partition("=")[0]))

@@ -1,34 +1,44 @@
 """``npadv train``: one network, one recipe, one folder of results.
 
 The folder receives ``weights.npz``, ``result.json`` (settings, seed, history, test error, versions, machine) and, during the
-run, ``checkpoint.npz``. A second run overwrites nothing in it.
+run, ``checkpoint.npz``. With a defense that trains a teacher first, it also receives ``teacher.npz``. A second run overwrites
+nothing in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from npadv.commands.defenses import DEFENSES, TrainingRun, listing
 from npadv.commands.folder import open_folder
+from npadv.commands.options import keywords, named_by_flags
 from npadv.commands.parser import DATA, Listing, Parser, above_zero, add_common, number, positive
-from npadv.commands.results import read_result
-from npadv.data import Dataset, load
+from npadv.commands.training_folder import (
+    CHECKPOINT,
+    RESULT,
+    TEACHER,
+    TEACHER_CHECKPOINT,
+    WEIGHTS,
+    Settings,
+    check_folder,
+    finished_result,
+)
+from npadv.data import Dataset, Split, load
 from npadv.defenses import adversarial_training
 from npadv.environment import environment
-from npadv.files import from_json, write_json
-from npadv.nn import NETWORKS, network
+from npadv.files import write_json
+from npadv.nn import NETWORKS, Module, network
 from npadv.progress import interrupts_held
 from npadv.recipes import RECIPES, Recipe
-from npadv.train import Callback, Training, classification_loss, evaluate, fit
-
-WEIGHTS, RESULT, CHECKPOINT = "weights.npz", "result.json", "checkpoint.npz"
+from npadv.train import Callback, Loss, Training, classification_loss, evaluate, fit
 
 
 def add_options(parser: Parser) -> None:
@@ -40,9 +50,14 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--step-size", type=above_zero, metavar="S", help="a constant step size in place of the recipe's schedule"
     )
-    parser.add_argument("--adversarial", type=number, metavar="EPS", help="train adversarially, with FGSM at this eps")
     parser.add_argument(
-        "--alpha", type=number, metavar="A", help="with --adversarial, the weight of the clean examples (default: 0.5)"
+        "--defense", metavar="NAME", choices=tuple(DEFENSES), help="train with a defense; see --list-defenses"
+    )
+    parser.add_argument(
+        "--list-defenses", action=Listing, lines=listing, help="list the defenses with their options and exit"
+    )
+    parser.add_argument(
+        "--adversarial", type=number, metavar="EPS", help="short for --defense adversarial_training --eps EPS"
     )
     parser.add_argument(
         "--capture",
@@ -55,7 +70,38 @@ def add_options(parser: Parser) -> None:
         out="runs/NETWORK-SEED, with the changed options between them",
         out_help="folder for weights.npz, result.json and checkpoint.npz",
     )
+    parser.extend = add_defense
     parser.set_defaults(run=run)
+
+
+def add_defense(parser: Parser, words: Sequence[str]) -> None:
+    """Add the options of the defense that the command line names."""
+    name = _defense_in(words)
+    parser.set_defaults(alpha=None)  # for the defenses without an option of this name
+    if name in DEFENSES:
+        group = parser.add_argument_group(f"options of {name}")
+        for option in DEFENSES[name].options:
+            option.add_to(group)
+    else:
+        parser.add_argument(
+            "--alpha",
+            type=number,
+            metavar="A",
+            help="with --adversarial, the weight of the clean examples (default: 0.5)",
+        )
+
+
+def _defense_in(words: Sequence[str]) -> str:
+    """Return the word after ``--defense``, which may be shortened as every option may.
+
+    >>> _defense_in(["relu_mlp", "--defense", "input_noise"]), _defense_in(["--def=input_noise"]), _defense_in(["--out", "a"])
+    ('input_noise', 'input_noise', '')
+    """
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        flag, equals, value = word.partition("=")
+        if "--defense".startswith(flag) and flag.startswith("--def"):
+            return value if equals else following
+    return ""
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -65,6 +111,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     model = network(arguments.network, rng=rng).to(arguments.device)
     recipe = RECIPES[arguments.network]
     epochs, eps = arguments.epochs or recipe.epochs, arguments.adversarial
+    options = keywords(DEFENSES[arguments.defense].options, arguments) if arguments.defense else None
     alpha = 0.5 if arguments.alpha is None else arguments.alpha
     loss = classification_loss if eps is None else adversarial_training(eps, alpha=alpha)
     settings = Settings(
@@ -73,44 +120,33 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         step_size=arguments.step_size,
         adversarial_eps=eps,
         alpha=None if eps is None else alpha,
+        defense=arguments.defense,
+        defense_options=options,
         seed=arguments.seed,
     )
     out = arguments.out or Path("runs") / _name(arguments, recipe)
-    with open_folder(out, WEIGHTS, RESULT, CHECKPOINT):
-        if arguments.resume and (result := _finished(out, settings, epochs)):
+    with open_folder(out, WEIGHTS, RESULT, CHECKPOINT, TEACHER, TEACHER_CHECKPOINT):
+        if arguments.resume and (result := finished_result(out, settings, epochs)):
             print(f"{out} is complete, nothing is left to do; {sentence(result, out)}")
             return result
-        _check_folder(out, resume=arguments.resume)
+        check_folder(out, settings, resume=arguments.resume)
         dataset = _load_data(arguments.data, recipe)
-        optimizer = recipe.optimizer(model)
-        if arguments.step_size is not None:
-            optimizer.step_size = arguments.step_size
+        trainer = Trainer(arguments, recipe, settings, epochs, dataset, out)
 
         started = time.perf_counter()
         try:
-            history = fit(
-                model,
-                loss,
-                dataset.train,
-                optimizer=optimizer,
-                epochs=epochs,
-                rng=rng,
-                batch_size=recipe.batch_size,
-                validation=dataset.validation,
-                callbacks=[_print_epoch(epochs), settings],
-                checkpoint=out / CHECKPOINT,
-                resume=arguments.resume,
-                capture=arguments.capture,
-                label=arguments.network,
-                progress=False if arguments.quiet else None,
-            )
+            images = dataset.train
+            if options is not None:
+                parts = TrainingRun(images, arguments.seed, trainer.teacher)
+                with named_by_flags(DEFENSES[arguments.defense].options):
+                    loss, images = DEFENSES[arguments.defense].prepare(options, parts)
+            history = trainer.train(model, loss, images, rng=rng, checkpoint=CHECKPOINT, label=arguments.network)
             score = evaluate(model, dataset.test)
         except KeyboardInterrupt:
-            if not (out / CHECKPOINT).exists():
+            left = [out / file for file in (CHECKPOINT, TEACHER_CHECKPOINT, TEACHER) if (out / file).exists()]
+            if not left:
                 raise KeyboardInterrupt("no epoch is finished; nothing was written") from None
-            raise KeyboardInterrupt(
-                f"the run so far is in {out / CHECKPOINT}; the same command with --resume goes on"
-            ) from None
+            raise KeyboardInterrupt(f"the run so far is in {left[0]}; the same command with --resume goes on") from None
 
         result = {
             **settings,
@@ -125,7 +161,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "history": history,
             **environment(arguments.device),
         }
-        model.about = {**model.about, "data": dataset.name}
+        model.about = {**model.about, "data": dataset.name, **_defended(settings)}
         with interrupts_held():  # a signal waits until the files agree with each other
             model.save(out / WEIGHTS)
             # The result of an attack names the weights by this hash.
@@ -136,27 +172,66 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-class Settings(dict[str, Any]):
-    """The options a run was started with. The checkpoint stores them, so that no run resumes with other options.
+@dataclass(frozen=True)
+class Trainer:
+    """Trains the networks of a run, all by the same recipe and with the same options."""
 
-    ``fit`` stores and restores the state of each callback, so the settings are a callback that does nothing else.
-    """
+    arguments: argparse.Namespace
+    recipe: Recipe
+    settings: Settings
+    epochs: int
+    dataset: Dataset
+    out: Path
 
-    def __call__(self, training: Training) -> None:
-        """Do nothing after an epoch."""
+    def train(
+        self, model: Module, loss: Loss, images: Split, *, rng: np.random.Generator, checkpoint: str, label: str
+    ) -> list[dict[str, Any]]:
+        """Train a network, from its checkpoint if there is one; return the history."""
+        optimizer = self.recipe.optimizer(model)
+        if self.arguments.step_size is not None:
+            optimizer.step_size = self.arguments.step_size
+        return fit(
+            model,
+            loss,
+            images,
+            optimizer=optimizer,
+            epochs=self.epochs,
+            rng=rng,
+            batch_size=self.recipe.batch_size,
+            validation=self.dataset.validation,
+            callbacks=[_print_epoch(self.epochs), self.settings],
+            checkpoint=self.out / checkpoint,
+            resume=self.arguments.resume,
+            capture=self.arguments.capture,
+            label=label,
+            progress=False if self.arguments.quiet else None,
+        )
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Return the settings, as JSON."""
-        return {"json": np.array(json.dumps(self))}
+    def teacher(self, loss: Loss, images: Split) -> Module:
+        """Return a trained teacher: from its file, if the run is resumed after the teacher's training."""
+        rng = np.random.default_rng((self.arguments.seed, 1))  # other weights than the student's
+        teacher = network(self.arguments.network, rng=rng).to(self.arguments.device)
+        path = self.out / TEACHER
+        if path.exists():
+            return teacher.load(path)
+        print("teacher:", flush=True)
+        self.train(teacher, loss, images, rng=rng, checkpoint=TEACHER_CHECKPOINT, label="teacher")
+        teacher.about = {**teacher.about, "data": self.dataset.name, "settings": dict(self.settings)}
+        with interrupts_held():  # a signal waits until the files agree with each other
+            teacher.save(path)
+            (self.out / TEACHER_CHECKPOINT).unlink()
+        print("student:", flush=True)
+        return teacher
 
-    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Raise a ValueError unless the checkpoint's run was started with the same settings."""
-        before = from_json(str(state["json"]), "settings") if "json" in state else {}
-        if not isinstance(before, dict):
-            raise ValueError(f"settings: expected options by name, got {before!r:.40}")
-        for name, value in self.items():
-            if before.get(name) != value:
-                raise ValueError(f"was written with {name}={before.get(name)!r}, this run has {value!r}")
+
+def _defended(settings: Settings) -> dict[str, Any]:
+    """Return the fact for the file of weights: by which defense they were trained, if by any."""
+    if settings["defense"] is not None:
+        return {"defense": {"name": settings["defense"], **settings["defense_options"]}}
+    if settings["adversarial_eps"] is not None:
+        options = {"eps": settings["adversarial_eps"], "alpha": settings["alpha"]}
+        return {"defense": {"name": "adversarial_training", **options}}
+    return {}
 
 
 def sentence(result: Mapping[str, Any], out: Path) -> str:
@@ -198,7 +273,9 @@ def _print_epoch(epochs: int) -> Callback:
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
-    if arguments.alpha is not None and arguments.adversarial is None:
+    if arguments.defense is not None and arguments.adversarial is not None:
+        raise ValueError("--adversarial: expected without --defense: it is short for --defense adversarial_training")
+    if arguments.defense is None and arguments.alpha is not None and arguments.adversarial is None:
         raise ValueError("--alpha: expected together with --adversarial EPS")
     if arguments.capture and arguments.device != "cuda":
         raise ValueError("--capture: expected together with --device cuda")
@@ -212,33 +289,13 @@ def _name(arguments: argparse.Namespace, recipe: Recipe) -> str:
         "adversarial": arguments.adversarial,
         "alpha": arguments.alpha,
     }
+    if arguments.defense:
+        options = {option.name: option.default for option in DEFENSES[arguments.defense].options}
+        changed = {
+            name: getattr(arguments, name) for name, usual in options.items() if getattr(arguments, name) != usual
+        }
+        del changes["alpha"]  # which is among the defense's own, if it has one
+        changes |= {"defense": arguments.defense, **changed}
     words = [arguments.network, *(f"{name}-{value}" for name, value in changes.items() if value is not None)]
+    words = [word.replace("/", "_") for word in words]
     return "-".join([*words, str(arguments.seed)])
-
-
-def _check_folder(out: Path, *, resume: bool) -> None:
-    """Raise an error if the folder holds another run, or one that can only be resumed."""
-    if (out / CHECKPOINT).exists():
-        if not resume:
-            raise FileExistsError(
-                f"{out / CHECKPOINT}: an unfinished run is there; continue it with --resume, or remove it"
-            )
-        return
-    for path in (out / WEIGHTS, out / RESULT):
-        if path.exists():
-            raise FileExistsError(f"{path}: exists; choose another --out, or remove it to train again")
-
-
-def _finished(out: Path, settings: Settings, epochs: int) -> dict[str, Any] | None:
-    """Return the result in the folder if it is that of a finished run; raise an error if that run had other settings."""
-    path = out / RESULT
-    if (out / CHECKPOINT).exists() or not path.exists() or not (out / WEIGHTS).exists():
-        return None
-    result = read_result(path)
-    for name, value in {**settings, "epochs": epochs}.items():
-        if result.get(name) != value:
-            raise ValueError(f"{path}: was written with {name}={result.get(name)!r:.70}, this run has {value!r}")
-    error = result.get("test_error")
-    if not isinstance(error, float) or not 0 <= error <= 1:
-        raise ValueError(f"{path}: test_error: expected a rate, got {error!r:.40}")
-    return result

@@ -32,7 +32,7 @@ from npadv.functional import cross_entropy, kl_divergence
 def defensive_distillation(
     build: Callable[[], Any], train: Callable[[Any, Callable[..., Tensor]], Any], *, temperature: float = 20.0
 ) -> tuple[Any, Any]:
-    """Train a teacher, then a student of the same kind on its probabilities; return the student and the teacher.
+    """Train a teacher on the labels, then a student of the same kind on the teacher's probabilities.
 
     Parameters
     ----------
@@ -41,7 +41,13 @@ def defensive_distillation(
     train : callable
         ``train(model, loss)`` trains a network in place, for example with ``fit``.
     temperature : float
-        T of both trainings, above 0.
+        T of both trainings, above 0. The gradients are smaller by about T than in plain training: plain gradient descent needs
+        a larger step size.
+
+    Returns
+    -------
+    (student, teacher)
+        The two networks. The student is the defended one; it predicts at temperature 1.
 
     Raises
     ------
