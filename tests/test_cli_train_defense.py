@@ -216,6 +216,13 @@ def test_an_interrupted_distillation_resumes_to_the_bit(run, tmp_path, after, le
     assert (code, err.count("\n")) == (2, 1)
     assert "was written with defense_options={'temperature': 20.0}, this run has {'temperature': 3.0}" in err
 
+    if after > 15:
+        code, _, err = run(*DISTIL, "--epochs", "16", "--out", tmp_path / "a", "--resume")
+        assert (code, err) == (
+            2,
+            f"npadv train: {tmp_path / 'a' / 'teacher.npz'}: was written with epochs=15, this run has 16\n",
+        )
+
     assert run(*DISTIL, "--out", tmp_path / "a", "--resume")[0] == 0
     assert run(*DISTIL, "--out", tmp_path / "b")[0] == 0
     for file in ("teacher.npz", "weights.npz"):

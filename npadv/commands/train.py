@@ -97,11 +97,12 @@ def _defense_in(words: Sequence[str]) -> str:
     >>> _defense_in(["relu_mlp", "--defense", "input_noise"]), _defense_in(["--def=input_noise"]), _defense_in(["--out", "a"])
     ('input_noise', 'input_noise', '')
     """
+    name = ""
     for word, following in zip(words, [*words[1:], ""], strict=False):
         flag, equals, value = word.partition("=")
         if "--defense".startswith(flag) and flag.startswith("--def"):
-            return value if equals else following
-    return ""
+            name = value if equals else following  # the last one counts, as for every option
+    return name
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.resume and (result := finished_result(out, settings, epochs)):
             print(f"{out} is complete, nothing is left to do; {sentence(result, out)}")
             return result
-        check_folder(out, settings, resume=arguments.resume)
+        check_folder(out, Settings(settings, epochs=epochs), resume=arguments.resume)
         dataset = _load_data(arguments.data, recipe)
         trainer = Trainer(arguments, recipe, settings, epochs, dataset, out)
 
@@ -213,10 +214,15 @@ class Trainer:
         teacher = network(self.arguments.network, rng=rng).to(self.arguments.device)
         path = self.out / TEACHER
         if path.exists():
+            (self.out / TEACHER_CHECKPOINT).unlink(missing_ok=True)  # of a run that was killed before it could
             return teacher.load(path)
         print("teacher:", flush=True)
         self.train(teacher, loss, images, rng=rng, checkpoint=TEACHER_CHECKPOINT, label="teacher")
-        teacher.about = {**teacher.about, "data": self.dataset.name, "settings": dict(self.settings)}
+        teacher.about = {
+            **teacher.about,
+            "data": self.dataset.name,
+            "settings": {**self.settings, "epochs": self.epochs},
+        }
         with interrupts_held():  # a signal waits until the files agree with each other
             teacher.save(path)
             (self.out / TEACHER_CHECKPOINT).unlink()
