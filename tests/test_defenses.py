@@ -1,10 +1,12 @@
 """Adversarial training: its loss by hand on a linear model, and that it defends."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from npadv import Tensor, grad
-from npadv.attacks import fgsm
+from npadv.attacks import fgsm, pgd
 from npadv.data import Split, digits
 from npadv.defenses import adversarial_training
 from npadv.functional import cross_entropy
@@ -85,6 +87,28 @@ def test_the_perturbation_is_found_in_inference_and_learned_from_in_training(rng
     assert (model.averages[1] != 0).all()
 
 
+@pytest.mark.parametrize(
+    "loss", [adversarial_training(0.1, alpha=0), adversarial_training(alpha=0, attack=partial(pgd, eps=0.1, steps=3))]
+)
+def test_the_perturbation_is_that_of_the_current_parameters(rng, loss):
+    """After each change of the weights, the loss is again that of the worst input of the linear model in front of it."""
+    for _ in range(3):
+        model = Dense(4, 3, rng=rng).astype(np.float64)
+        for _ in range(2):
+            worst = fgsm(model, X, Y, eps=0.1).x_adv  # pgd ends there too: the loss is nearly linear within 0.1
+            expected = cross_entropy(model(worst), Y).item()
+            assert loss(model, X, Y, rng=rng).item() == pytest.approx(expected, rel=1e-3)
+            model.weight.assign(-2 * model.weight.data)
+
+
+def test_an_attack_is_the_inner_step(rng):
+    model, x = Sequential(Dense(4, 6, rng=rng), ReLU(), Dense(6, 3, rng=rng)).astype(np.float64), X
+    worst = pgd(model, x, Y, eps=0.3, steps=4, norm="l2").x_adv
+    expected = 0.3 * cross_entropy(model(x), Y).item() + 0.7 * cross_entropy(model(worst), Y).item()
+    loss = adversarial_training(alpha=0.3, attack=partial(pgd, eps=0.3, steps=4, norm="l2"))(model, x, Y, rng=rng)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
 def test_with_eps_0_it_is_plain_training(rng):
     model = Dense(4, 3, rng=rng)
     x = X.astype(np.float32)
@@ -125,6 +149,9 @@ def test_training_with_it_lowers_the_fgsm_error_on_digits():
         ({"eps": float("nan")}, "eps: expected a finite number of at least 0, got nan"),
         ({"alpha": 1.5}, r"alpha: expected a weight in \[0, 1\], got 1.5"),
         ({"alpha": -0.5}, r"alpha: expected a weight in \[0, 1\], got -0.5"),
+        ({"eps": None}, "eps: expected a finite number of at least 0, got None"),
+        ({"attack": fgsm}, "eps: expected none beside attack=, which has its own radius, got 0.1"),
+        ({"eps": None, "attack": "fgsm"}, r"attack: expected a function \(model, x, y\), got str"),
         ({"norm": "l3"}, "norm: expected one of l1, l2, linf, got 'l3'"),
     ],
 )

@@ -95,10 +95,10 @@ def robust_optimization(
     box = bounds and (float(bounds[0]), float(bounds[1]))
     if attack is not None:
         worst_inputs = found_by(attack)
+    elif ascent is not None:
+        worst_inputs = one_ascent_step(ascent, None)
     else:
-        worst_inputs = (
-            one_ascent_step(ascent, None) if ascent is not None else one_ascent_step(ball(eps, norm, box), box)
-        )
+        worst_inputs = one_ascent_step(ball(eps, norm, box), box)
 
     def loss(model: Any, x: Any, y: Any, *, rng: np.random.Generator) -> Any:
         return cross_entropy(model(worst_inputs(model, x, y, rng), train=True, rng=rng), y)
