@@ -28,6 +28,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "help": "train one of the papers' networks by its recipe",
         "description": "Train one of the papers' networks by its published recipe and write its weights, its history and its "
         "test error. Ctrl-C writes a checkpoint; the same command with --resume continues from it, to the bit.",
+        "epilog": "npadv train --defense NAME --help lists a defense's own options.",
     },
     "attack": {
         "help": "attack a trained network by one of the attacks",
