@@ -21,10 +21,10 @@ from npadv import capture, nn
 from npadv.backend import to_numpy
 from npadv.data import Split
 from npadv.defenses import adversarial_training
-from npadv.optim import SGD
+from npadv.optim import Adam
 from npadv.train import classification_loss, evaluate, fit
 
-LOSSES = {"plain": classification_loss, "adversarial": adversarial_training(0.1)}
+LOSSES = {"plain": classification_loss, "adversarial": adversarial_training(0.05)}
 NETWORKS = ("maxout_mlp", "syn_convnet")
 NEVER = 10**9
 
@@ -61,7 +61,7 @@ def train(here: Here, network: str, loss: str, device: str, epochs: int, **optio
     sizes = {"units": 12, "pieces": 2} if here.rehearsal and network == "maxout_mlp" else {}
     model = nn.network(network, rng=np.random.default_rng(1), **sizes)
     model.to(device)
-    optimizer = SGD(model.parameters(), 0.02, momentum=0.5)
+    optimizer = Adam(model.parameters(), 1e-3)
     history = fit(
         model,
         LOSSES[loss],
