@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import subprocess
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from benchmarks.gpu.cases import Case, cases
 from benchmarks.gpu.tasks import Here, NotHereError, Task
+from npadv import kernels
 from npadv.environment import environment
-from npadv.kernels import sources
+from npadv.kernels import launch, sources
 
 
 def tasks(here: Here) -> list[Task]:
@@ -23,7 +25,8 @@ def tasks(here: Here) -> list[Task]:
         for name in sources.names()
     ]
     facts = {"machine": machine, "driver": driver, "PyTorch": torch_versions}
-    return [*(Task(name, functools.partial(f, here)) for name, f in facts.items()), *files]
+    found = [Task(name, functools.partial(f, here)) for name, f in facts.items()]
+    return [*found, *files, Task("launches", functools.partial(launches, here))]
 
 
 def machine(here: Here) -> dict[str, Any]:
@@ -67,3 +70,26 @@ def compiled(here: Here, name: str, case: Case | None) -> dict[str, Any]:
         here.xp.cuda.Device().synchronize()
         seconds.append(time.perf_counter() - begin)
     return {"first_seconds": seconds[0], "second_seconds": seconds[1]}
+
+
+def launches(here: Here) -> dict[str, Any]:
+    """Return the microseconds that Python takes to launch a kernel and to call a function of ``npadv.kernels``.
+
+    The kernel has nothing to do, so the GPU is always ready for the next one.
+    """
+    x = here.xp.asarray(np.zeros(1, np.float32))
+    arguments = {"x": x, "g": x.copy(), "eps": np.float32(0), "lo": np.float32(-1), "hi": np.float32(1), "n": 0}
+    calls: dict[str, Callable[[], Any]] = {
+        "launch": lambda: launch.launch("sign_step", "sign_step", arguments, blocks=1),
+        "sign_step": lambda: kernels.sign_step(x, arguments["g"], 0.0),
+    }
+    times = 3 if here.rehearsal else 1000
+    found = {}
+    for name, call in calls.items():
+        call()
+        here.xp.cuda.Device().synchronize()
+        begin = time.perf_counter()
+        for _ in range(times):
+            call()
+        found[f"{name}_microseconds"] = (time.perf_counter() - begin) / times * 1e6
+    return found
