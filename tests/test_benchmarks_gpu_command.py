@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FAULTS = {
     "nothing": "dict()",
+    "nan": "{'apart': float('nan')}",
     "error": "fail('a planted error')",
     "missing": "lack('a planted library')",
     "hang": "time.sleep(1000)",
@@ -86,12 +87,20 @@ def test_every_part_runs_on_the_stand_in(tmp_path, capsys):
 
 @needs_compiler
 def test_a_fault_is_reported_and_does_not_stop_the_others(planted, tmp_path):
-    faults = ["error", "missing", "crash", "exit", "syntax", "nothing"]
+    faults = ["error", "missing", "crash", "exit", "syntax", "nan", "nothing"]
     results = run([planted(fault) for fault in faults], tmp_path / "out")
-    fates = {"error": "failed", "missing": "not here", "crash": "failed", "exit": "failed", "nothing": "ok"}
+    fates = {
+        "error": "failed",
+        "missing": "not here",
+        "crash": "failed",
+        "exit": "failed",
+        "nan": "ok",
+        "nothing": "ok",
+    }
     for fault, fate in fates.items():
         assert statuses(results, fault) == {"before": "ok", "fault": fate, "after": "ok"}, fault
-    rows = {row["part"]: row for row in results["rows"] if row["status"] in ("failed", "not here")}
+    rows = {row["part"]: row for row in results["rows"] if row["name"] not in ("before", "after")}
+    assert rows["nan"]["apart"] == "NaN"
     assert rows["error"]["message"] == "ValueError: a planted error"
     assert "in fail" in (tmp_path / "out" / rows["error"]["traceback"]).read_text()
     assert rows["missing"]["message"] == "needs a planted library"

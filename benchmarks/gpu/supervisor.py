@@ -40,7 +40,7 @@ PARTS = (
     Part("f", "the time of each kernel", "benchmarks.gpu.kernel_times", 30),
 )
 
-LEAST_PART = 4.0  # seconds; starting Python, NumPy and CuPy alone takes some of them
+LEAST_PART = 3.5  # seconds; starting Python, NumPy and CuPy alone takes some of them
 GRACE = 1.0  # seconds after which a process that should have ended itself is killed
 POLL = 0.05
 
@@ -168,7 +168,8 @@ def follow(lines: Path, process: subprocess.Popen[bytes], end: float) -> Iterato
         text = lines.read_bytes()[position:] if lines.exists() else b""
         whole = text[: text.rfind(b"\n") + 1]  # the last line may be half written
         position += len(whole)
-        yield from map(json.loads, whole.splitlines())
+        for text in whole.splitlines():
+            yield json.loads(text, parse_constant=str)  # NaN as text: the results are strict JSON
         if ended:
             return
         time.sleep(POLL)
