@@ -7,7 +7,7 @@
 array([2., 4.])
 """
 
-from npadv import ops as ops  # first of what computes: it gives Tensor its operators
+from npadv import ops as ops  # first: it gives Tensor its operators
 from npadv.autodiff import Tensor, defvjp, grad, no_record, primitive
 from npadv.autodiff.derivatives import hvp, jacobian, jvp
 from npadv.fast import memory

@@ -21,7 +21,7 @@ class Training:
 class Callback(Protocol):
     """A function called after each epoch.
 
-    A callback whose state belongs into checkpoints also has ``state() -> dict of arrays`` and ``load_state(state)``. If it
+    A callback with a state that checkpoints must hold also has ``state() -> dict of arrays`` and ``load_state(state)``. If it
     has ``finish(training)``, ``fit`` calls that after the last epoch.
     """
 

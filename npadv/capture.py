@@ -125,8 +125,8 @@ class CapturedStep:
                 self.records.clear()
                 if error is record.failed_check or not isinstance(error, Exception):
                     raise
-                what = f"{type(error).__name__}: {error}"
-                raise RuntimeError(f"capture: this step cannot be recorded as a CUDA graph: {what}") from error
+                reason = f"{type(error).__name__}: {error}"
+                raise RuntimeError(f"capture: this step cannot be recorded as a CUDA graph: {reason}") from error
             finally:
                 record.recording, record.host_batch = False, ()
         for scalars in record.scalars:

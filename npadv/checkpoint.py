@@ -180,7 +180,7 @@ def _facts(name: str) -> dict[str, Any]:
         if not isinstance(facts.get(key), kind):
             raise ValueError(f"{name}: {key}: expected a {kind.__name__}, got {facts.get(key)!r:.40}")
     example = {key: value for key, value in asdict(Progress(0, 0)).items() if key != "order"}
-    given = {"capture": False, **facts["progress"]}  # older checkpoints do not have it
+    given: dict[str, Any] = {"capture": False, **facts["progress"]}  # older checkpoints do not have it
     for key in given.keys() | example.keys():
         value: Any = given.get(key)
         number = isinstance(value, int) or (isinstance(value, float) and isinstance(example.get(key), float))

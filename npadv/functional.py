@@ -197,7 +197,8 @@ def check_labels(labels: Any, classes: int, n: int | None = None, name: str = "l
         )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{name}: expected integer classes 0..{classes - 1}, got dtype {labels.dtype}")
-    labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)
+    if not labels.dtype.isnative:  # from a file of another machine
+        labels = labels.astype(labels.dtype.newbyteorder("="))
     if capture.defer_check(labels, lambda batch: check_labels(batch, classes, n, name)):
         return labels
     unsigned = labels.view(f"u{labels.itemsize}")  # in which a negative number is too large as well

@@ -58,7 +58,7 @@ def norm(x: Any, kind: str) -> Any:
         return ops.sum(ops.abs(rows), axis=1)
     if kind == "linf":
         return ops.max(ops.abs(rows), axis=1)
-    scale = largest(value_of(rows))  # a constant nearby, so it has no part in the derivative
+    scale = largest(value_of(rows))  # the norm does not depend on it, so it is a constant
     squares = ops.sum(ops.square(rows / scale), axis=1)
     nonzero = value_of(squares) > 0
     return ops.sqrt(ops.where(nonzero, squares, 1.0)) * (scale[:, 0] * nonzero)
@@ -112,7 +112,7 @@ def sign_step(x: Array, g: Array, eps: float, bounds: tuple[float, float] | None
 
 @on_cupy(fast.linf_step)
 def linf_step(x: Array, g: Array, eps: float, bounds: tuple[float, float] | None) -> Array:
-    """Return what ``sign_step`` returns, for x and g of one floating-point dtype."""
+    """Return the result of ``sign_step``, for x and g of one floating-point dtype."""
     xp = xp_of(x)
     moved = x + float(eps) * xp.sign(g)
     return moved if bounds is None else xp.clip(moved, float(bounds[0]), float(bounds[1]))

@@ -19,7 +19,7 @@ from npadv.schedules import ExponentialDecay, InverseDecay, Linear, Schedule, St
 __all__ = ["SGD", "Adam", "ExponentialDecay", "InverseDecay", "Linear", "Optimizer", "Schedule", "StepDecay"]
 
 
-# ``in_halves``: large arrays are updated by two threads, half each.
+# The equations of both rules. ``in_halves`` divides large arrays between two threads.
 
 
 @in_halves
@@ -98,7 +98,8 @@ class SGD(Optimizer):
         if self.momentum == 0:
             p -= step_size * g
         else:
-            v, momentum, dampening = self.memory["velocity"][i], self.now(self.momentum), self.present_dampening
+            v = self.memory["velocity"][i]
+            momentum, dampening = self.now(self.momentum), self.present_dampening
             momentum_step(p, v, g, step_size=step_size, momentum=momentum, dampening=dampening, nesterov=self.nesterov)
 
     @property
@@ -126,7 +127,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015, algorithm 1): steps of about the step size, whatever the gradient's scale.
+    """Adam (Kingma and Ba 2015, algorithm 1): steps of about the step size, for gradients of any scale.
 
     With gradient g (weight decay included), step size s and t = 1, 2, ...,
 

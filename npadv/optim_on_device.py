@@ -3,6 +3,9 @@
 A graph repeats every argument that Python passed to a kernel. So the numbers that change from step to step, such as the step
 size, lie in the device's memory, and the kernels read them there (``settings``). All other numbers are guarded: after a change
 of one of them, the step is recorded again.
+
+``sgd_settings``, ``sgd``, ``adam_settings`` and ``adam`` are methods of the optimizers in ``optim.py``: ``settings`` and
+``update_on_device``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks of gradient rules against numeric derivatives: for the library's tests and for operations of your own.
+"""Checks of gradient rules against numeric derivatives, for the library's operations and for yours.
 
 For y = f(x) with the Jacobian J, draw a random direction u of x's shape and random weights v of y's shape. The number <v, J u>
 is computed twice, from the rules and from values of f alone:

@@ -134,6 +134,18 @@ def fit(
         The training loss is no longer finite.
     KeyboardInterrupt
         After Ctrl-C, with the checkpoint written.
+
+    Examples
+    --------
+    >>> from npadv import nn, optim
+    >>> rng = np.random.default_rng(0)
+    >>> data = Split(rng.random((200, 1, 2, 2)), rng.integers(2, size=200))
+    >>> data.images[data.labels == 1] *= 0.1  # class 1 is darker
+    >>> model = nn.network("softmax_regression", rng=rng, inputs=4)
+    >>> optimizer = optim.SGD(model.parameters(), 0.5)
+    >>> history = fit(model, classification_loss, data, optimizer=optimizer, epochs=5, rng=rng, batch_size=20)
+    >>> history[-1]["train_loss"] < history[0]["train_loss"], evaluate(model, data).error < 0.1
+    (True, True)
     """
     _check(data, epochs, rng, batch_size)
     training = Training(model, optimizer)

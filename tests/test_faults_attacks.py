@@ -349,6 +349,9 @@ DEFAULTS = {
         "y": None, "confidence": 0.0, "weight": 1.0, "searches": 6, "steps": 200, "step": 0.05, "targeted": False,
         "bounds": (0.0, 1.0),
     },
+    "deepfool": {
+        "y": None, "norm": "l2", "steps": 50, "overshoot": 0.02, "targeted": False, "bounds": (0.0, 1.0),
+    },
     "fgsm": {"y": None, "eps": REQUIRED, "targeted": False, "bounds": (0.0, 1.0), "loss": None},
     "jsma": {
         "y": None, "theta": 1.0, "pixels": None, "pairs": True, "increase": True, "targeted": False, "bounds": (0.0, 1.0),
@@ -356,6 +359,7 @@ DEFAULTS = {
     "linearized": {
         "y": None, "norm": "l2", "steps": 1, "overshoot": 0.02, "targeted": False, "bounds": (0.0, 1.0),
     },
+    "one_pixel": {"y": None, "eps": 1.0, "targeted": False, "bounds": (0.0, 1.0)},
     "pgd": {
         "y": None, "eps": REQUIRED, "step": None, "steps": 40, "norm": "linf", "direction": "steepest",
         "random_start": False, "restarts": 1, "momentum": 0.0, "targeted": False, "bounds": (0.0, 1.0), "rng": None,

@@ -462,7 +462,7 @@ def test_the_benchmarks_plain_loop_is_the_same_attack():
 
 
 def test_the_benchmark_says_how_many_times_as_fast(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(benchmark, "LBFGS", (benchmark.Case("20-32-10", "float32", (1.0, 2.0), (3.0, 4.0)),))
+    monkeypatch.setattr(benchmark, "CASES", (benchmark.Case("20-32-10", "float32", (1.0, 2.0), (3.0, 4.0)),))
     results = tmp_path / "attacks.json"
     arguments = ["attacks", "--only", "lbfgs", "--batch", "4", "--images", "2", "--output", str(results)]
     assert command_line.main(arguments) == 0
@@ -470,9 +470,9 @@ def test_the_benchmark_says_how_many_times_as_fast(monkeypatch, tmp_path, capsys
     assert len(said) == 5
     assert "at least 3, aim 4" in said[4]
     (row,) = json.loads(results.read_text())["lbfgs"]
-    for way in benchmark.WAYS:
-        assert row[way]["found"] == 1
-        assert row[way]["faster"] == pytest.approx(row["one at a time"]["seconds"] / row[way]["seconds"], rel=1e-3)
+    for method in benchmark.METHODS:
+        assert row[method]["found"] == 1
+        assert row[method]["faster"] == pytest.approx(row["one at a time"]["seconds"] / row[method]["seconds"], rel=1e-3)
     alone = row["one at a time, one thread"]
     assert row["scipy"]["faster_than_one_thread"] == pytest.approx(alone["seconds"] / row["scipy"]["seconds"], rel=1e-3)
     assert alone["distance"] == row["one at a time"]["distance"]

@@ -63,3 +63,9 @@ def test_float16():
     assert ops.sum(np.ones((5000, 2), np.float16), axis=0).tolist() == [5000, 5000]
     assert ops.logsumexp(np.zeros(60000, np.float16)) == pytest.approx(11, abs=0.01)
     assert ops.softmax(np.zeros((70000, 1), np.float16), axis=0).sum(dtype=np.float64) == pytest.approx(1, abs=0.1)
+
+
+def test_the_cross_entropy_of_a_large_batch_in_float16():
+    x, labels = np.zeros((70000, 4), np.float16), np.zeros(70000, int)
+    loss = ops.softmax_cross_entropy(x, labels=labels, reduction="mean")
+    assert (loss.dtype, float(loss)) == (np.float16, pytest.approx(np.log(4), rel=1e-3))

@@ -57,7 +57,7 @@ def test_an_axis_out_of_range_is_refused(call, kind):
         call(kind([[1.0, 2.0], [3.0, 4.0]]))
 
 
-@pytest.mark.parametrize("name", ["sum", "mean", "max", "min", "logsumexp"])
+@pytest.mark.parametrize("name", ["sum", "mean", "max", "min", "logsumexp", "prod"])
 @pytest.mark.parametrize("axis", [0, -1])
 def test_an_array_without_axes_has_an_axis_0(name, axis):
     x = leaf(3.0)

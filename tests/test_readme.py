@@ -4,8 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import npadv
+from npadv import ops
+from npadv.attacks import pgd
 from npadv.cli import build_parser
 from npadv.commands.attack import sentence
 
@@ -127,3 +131,32 @@ def test_every_path_in_its_text_exists():
     paths = re.findall(r"`((?:npadv|kernels|tests|tutorials|benchmarks)/[\w./]+)`", README)
     assert paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+# Attack a model you already have ----------------------------------------------------------------------------------------
+
+
+def bridges():
+    """Return the three blocks of Python in that section: NumPy, PyTorch, JAX."""
+    section = README.partition("## Attack a model you already have")[2].partition("\n## ")[0]
+    return dict(zip(("numpy", "torch", "jax"), re.findall(r"```python\n(.*?)```", section, re.DOTALL), strict=True))
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+def test_a_model_of_another_library_is_attacked_as_the_readme_says(library):
+    rng = np.random.default_rng(0)
+    w1, b1, w2 = (rng.normal(size=shape).astype(np.float32) for shape in ((5, 8), (8,), (8, 3)))
+    x, y = rng.uniform(0.2, 0.8, (6, 5)).astype(np.float32), np.array([0, 1, 2, 0, 1, 2])
+    names = {"np": np, "npadv": npadv, "pgd": pgd, "w1": w1, "b1": b1, "w2": w2, "x": x, "y": y}
+    if library == "torch":
+        torch = names["torch"] = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
+        names["network"] = lambda x: (
+            torch.tanh(x @ torch.tensor(w1) + torch.tensor(b1)).clamp(min=0.1) @ torch.tensor(w2)
+        )
+    if library == "jax":
+        names["jax"] = pytest.importorskip("jax", reason="JAX is not installed: pip install jax")
+        names["network"] = lambda x: names["jax"].numpy.maximum(names["jax"].numpy.tanh(x @ w1 + b1), 0.1) @ w2
+    exec(bridges()[library], names)
+    h = lambda x: ops.matmul(ops.maximum(ops.tanh(x @ w1 + b1), 0.1), w2)  # noqa: E731
+    expected = pgd(h, x, y, eps=0.1)
+    np.testing.assert_allclose(names["result"].x_adv, expected.x_adv, atol=1e-6)

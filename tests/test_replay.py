@@ -215,7 +215,7 @@ DISTRUSTED = {
     "an array from the input": (lambda x: (x * np.sign(x.data)).sum(), "an array (3,), then an array (3,)"),
     "a tensor from the input": (lambda x: (x * x.detach()).sum(), "argument 1 of multiply was the input itself"),
     "a setting from the input": (lambda x: x[int(x.data.argmax()) :].sum(), "index of getitem was"),
-    "other values": (other_values, "subtract was computed of other values"),
+    "other values": (other_values, "subtract was computed from other values"),
     "a mask": (lambda x: leaky_relu(x - 0.5).sum(), "argument 0 of where was an array (3,), then an array (3,)"),
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from npadv.autodiff.tensor import Tensor
+from npadv.autodiff.tensor import Tensor, last_change
 from npadv.backend import Array, xp_of
 
 
@@ -50,18 +50,16 @@ def unused_gradient(w: Tensor, k: int, unused: str) -> Array:
     return xp_of(w.data).zeros_like(w.data)
 
 
-def check_unchanged(node: Tensor) -> None:
+def check_unchanged(path: list[Tensor]) -> None:
     """Raise a RuntimeError if a result, or one of its arguments, was changed in place after it was recorded."""
-    order = node._order
-    if node._version[0] <= order:
-        for a in node._args:
-            if isinstance(a, Tensor) and a._version[0] > order:
-                break
-        else:
-            return
-    name = node._operation.name  # type: ignore[union-attr]
-    shapes = [a.shape for a in node._args if isinstance(a, Tensor)]
-    raise RuntimeError(
-        f"grad: an argument of {name} (recorded with shapes {shapes}), or its result, was changed in place after it was "
-        "recorded; its gradient can no longer be computed. Take the gradient before the change, or recompute"
-    )
+    if not path or last_change() < path[0]._order:  # nothing at all was changed since the first of them was recorded
+        return
+    for node in path:
+        tensors = [node, *(a for a in node._args if isinstance(a, Tensor))]
+        if any(tensor._version[0] > node._order for tensor in tensors):
+            name = node._operation.name  # type: ignore[union-attr]
+            shapes = [a.shape for a in node._args if isinstance(a, Tensor)]
+            raise RuntimeError(
+                f"grad: an argument of {name} (recorded with shapes {shapes}), or its result, was changed in place after it "
+                "was recorded; its gradient can no longer be computed. Take the gradient before the change, or recompute"
+            )

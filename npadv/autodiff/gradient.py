@@ -38,7 +38,7 @@ def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = Fal
     create_graph : bool
         Return Tensors that can be differentiated again, instead of plain arrays.
     unused : {"raise", "zeros"}
-        Whether an error or zeros are the answer where ``y`` does not depend on one of ``wrt``.
+        For a tensor of ``wrt`` that ``y`` does not depend on: raise a ValueError, or return zeros.
 
     Returns
     -------
@@ -53,7 +53,7 @@ def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = Fal
         ``y`` or one of ``wrt`` was not recorded; ``y`` does not depend on one of ``wrt``; the cotangent is missing or has
         another shape than ``y``.
     RuntimeError
-        A tensor was changed in place after it was recorded.
+        A tensor was changed in place after it was recorded. A change of a plain array that took part is not noticed.
 
     Examples
     --------
@@ -66,27 +66,35 @@ def grad(y: Tensor, wrt: Any, cotangent: Any = None, *, create_graph: bool = Fal
     targets = [wrt] if isinstance(wrt, Tensor) else list(wrt)
     check_targets(y, targets, unused)
     g = checked_cotangent(y, cotangent)
-    with recording(create_graph):  # even inside no_record(): otherwise a second derivative would silently be 0
-        cotangents = _backward_pass(y, g, targets, create_graph)
-        gradients = [_finished(cotangents.get(w), w, k, create_graph, unused) for k, w in enumerate(targets)]
-        gradients = _in_own_memory(gradients, g)
+    if create_graph:
+        with recording(True):  # even inside no_record(): otherwise a second derivative would silently be 0
+            gradients = _gradients(y, g, targets, create_graph, unused)
+    else:
+        gradients = _gradients(y, value_of(g), targets, create_graph, unused)
     return gradients[0] if isinstance(wrt, Tensor) else gradients
+
+
+def _gradients(y: Tensor, g: Any, targets: list[Tensor], create_graph: bool, unused: str) -> list[Any]:
+    cotangents = _backward_pass(y, g, targets, create_graph)
+    gradients = [_finished(cotangents.get(w), w, k, create_graph, unused) for k, w in enumerate(targets)]
+    return _in_own_memory(gradients, g)
 
 
 def _backward_pass(y: Tensor, g: Any, targets: list[Tensor], create_graph: bool) -> dict[Tensor, Any]:
     """Return the cotangents d(loss)/d(tensor) that reach the targets: the chain rule."""
     path, on_path = _path_between(targets, y)
+    check_unchanged(path)
     asked_for = set(targets)
     cotangents = {y: Tensor(g) if create_graph and not isinstance(g, Tensor) else g}
     for node in reversed(path):
         g = cotangents[node] if node in asked_for else cotangents.pop(node)  # memory is freed as soon as possible
         rules, kwargs = node._operation.rules, node._kwargs  # type: ignore[union-attr]
+        # On Tensors the rules are recorded, on arrays they are not.
         inputs, output = (node._args, node) if create_graph else (node._values, node.data)
         for i, a in enumerate(node._args):
             if isinstance(a, Tensor) and a in on_path:
                 contribution = rules[i](g, output, *inputs, **kwargs)
                 cotangents[a] = cotangents[a] + contribution if a in cotangents else contribution
-        check_unchanged(node)
     return cotangents
 
 
@@ -137,6 +145,8 @@ def _in_own_memory(gradients: list[Any], cotangent: Any) -> list[Any]:
 
     A rule may return the cotangent itself (``a + b`` does, twice), a view of it or a broadcast array.
     """
+    if len(gradients) == 1 and type(g := gradients[0]) is np.ndarray and g.base is None and g.flags.writeable:
+        return gradients if g is not cotangent else [g.copy()]  # the usual case, decided quickly
     owned = []
     taken = {_base(cotangent)}
     for g in gradients:

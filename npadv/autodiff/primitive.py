@@ -80,7 +80,7 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
                 if a.requires_grad:
                     recorded = True
             elif type(a) is list:
-                return apply(*_lists_as_arrays(args), **kwargs)
+                return apply(*_with_lists_copied(args), **kwargs)
             else:
                 values.append(a)
         recorded = recorded and _recording.get()
@@ -93,7 +93,7 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
         y = Tensor.__new__(Tensor)
         y.data = value = value if type(value) is np.ndarray else as_array(value)
         y.grad = None
-        y.requires_grad = recorded = recorded and value.dtype.kind == "f"  # integers and booleans have no gradient
+        y.requires_grad = recorded
         y._order = tick()
         y._version = [0] if value.base is None else _version_of(value.base, args)
         if recorded:
@@ -107,10 +107,16 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
-def _lists_as_arrays(args: tuple[Any, ...]) -> list[Any]:
+def _with_lists_copied(args: tuple[Any, ...]) -> list[Any]:
     """Return the arguments with lists copied: a later change of a list must not change the record."""
     xp = xp_of(*map(value_of, args))
-    return [a if type(a) is not list else tuple(a) if any(map(is_array, a)) else xp.asarray(a) for a in args]
+
+    def copied(a: Any) -> Any:
+        if type(a) is not list:
+            return a
+        return tuple(a) if any(map(is_array, a)) else xp.asarray(a)  # a list of numbers is an array
+
+    return [copied(a) for a in args]
 
 
 def _version_of(base: Array, args: tuple[Any, ...]) -> list[int]:

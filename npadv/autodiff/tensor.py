@@ -14,6 +14,7 @@ installed by ``npadv/ops/operators.py``.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -126,7 +127,7 @@ class Tensor(Operators):
                 f"in-place change of a recorded result (of {self._operation.name}): only leaves may be changed in place; "
                 "use where(...) or concatenate(...) to build a new tensor, or .detach() to leave the tape"
             )
-        self._version[0] = tick()
+        self._version[0] = _note_change()
 
     def __setitem__(self, index: Any, value: Any) -> None:
         value = _without_history(value, "tensor[index] = value")
@@ -214,6 +215,21 @@ class Tensor(Operators):
         return np.array(self.data, dtype=dtype, copy=copy)
 
 
+_changes = [0]  # when any tensor was last changed in place
+_changing = threading.Lock()
+
+
+def _note_change() -> int:
+    with _changing:  # so that the last change is also the latest, whichever thread made it
+        _changes[0] = tick()
+        return _changes[0]
+
+
+def last_change() -> int:
+    """Return when any tensor was last changed in place, by the tape's clock: a gradient of newer records needs no check."""
+    return _changes[0]
+
+
 def as_array(value: Any) -> Array:
     """Return an array as it is, and numbers, NumPy's scalars among them, as arrays without axes."""
     return value if is_array(value) and not isinstance(value, np.generic) else np.asarray(value)
@@ -222,7 +238,7 @@ def as_array(value: Any) -> Array:
 def value_of(x: Any) -> Any:
     """Return the array of a Tensor, and anything else unchanged.
 
-    Rules use it for what is constant in the neighbourhood of a point: a mask, an index, a sign.
+    Rules use it for values with derivative zero, such as a mask, an index or a sign.
     """
     return x.data if isinstance(x, Tensor) else x
 
@@ -234,7 +250,7 @@ def plain_index(x: Any) -> Any:
 
 # Reads ----------------------------------------------------------------------------------------------------------------
 #
-# ``float(x)`` or ``x > 0`` takes a value off the tape, so what is computed from it has no record. ``replay.py`` must know.
+# ``float(x)`` and ``x > 0`` return values without a record. ``replay.py`` asks whether a function has read such values.
 
 _reads: ContextVar[list[str] | None] = ContextVar("reads", default=None)
 

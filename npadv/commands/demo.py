@@ -17,7 +17,7 @@ import numpy as np
 
 from npadv import nn
 from npadv.attacks import fgsm
-from npadv.commands.demo_page import page_of, results_table
+from npadv.commands.demo_page import Trained, page_of, results_table
 from npadv.commands.facts import page_facts
 from npadv.commands.folder import open_folder
 from npadv.commands.models import Classifier
@@ -52,17 +52,6 @@ class Epochs:
 
 # MNIST has forty times as many examples as the digits.
 EPOCHS = {"digits": Epochs(maxout=40, convnet=12, gan=60), "mnist": Epochs(maxout=4, convnet=2, gan=4)}
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained network and the measurements on it."""
-
-    model: Classifier
-    history: list[dict[str, Any]]
-    seconds: float
-    test_error: float
-    accuracy: dict[float, float]  # under FGSM, at each eps
 
 
 def add_options(parser: Parser) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,13 +24,21 @@ from npadv.report import (
     learning_curves,
 )
 
-if TYPE_CHECKING:
-    from npadv.commands.demo import Trained
-
 SHOWN_EPS = 0.1  # of the examples on the page
 TABLE_EPS = (0.05, 0.1, 0.2)
 SHOWN = 10
 CHOSEN_FROM = 1000  # test images
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and the measurements on it."""
+
+    model: Classifier
+    history: list[dict[str, Any]]
+    seconds: float
+    test_error: float
+    accuracy: dict[float, float]  # under FGSM, at each eps
 
 
 def page_of(

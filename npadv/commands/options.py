@@ -102,7 +102,7 @@ def described(function: Callable[..., Any]) -> dict[str, tuple[str, str]]:
 
     >>> from npadv.attacks import fgsm
     >>> described(fgsm)["eps"]
-    ('float', 'Size of the step in the maximum norm, in units of x.')
+    ('float, or (N,) array', 'Size of the step in the maximum norm, in units of x.')
     """
     lines = (inspect.getdoc(function) or "").splitlines()
     found: dict[str, tuple[str, list[str]]] = {}

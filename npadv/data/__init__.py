@@ -1,6 +1,6 @@
 """Datasets from checked files, as NumPy arrays in [0, 1], and minibatches of them.
 
-`digits` needs no download, `mnist` and `cifar10` are downloaded once; `load` finds them by name. Importing this package
+``digits`` needs no download; ``mnist`` and ``cifar10`` are downloaded once. ``load`` finds them by name. Importing this package
 imports neither scikit-learn nor pooch; the loaders import them when they are called.
 """
 
@@ -22,12 +22,12 @@ DATASETS: dict[str, Callable[..., Dataset]] = {"digits": digits, "mnist": mnist,
 
 
 def load(name: str, **options: Any) -> Dataset:
-    """Load the dataset called `name`; `options` go to its loader.
+    """Load the dataset called ``name``; ``options`` go to its loader.
 
     Raises
     ------
     ValueError
-        If there is no such dataset, or a file is missing or wrong (DataError).
+        There is no such dataset, or a file is missing or wrong (DataError).
 
     Examples
     --------

@@ -42,17 +42,17 @@ def cifar10(root: str | os.PathLike[str] | None = None, *, download: bool = True
 
     Parameters
     ----------
-    root
-        Folder with the six batch files or with a subfolder `cifar10` or `cifar-10-batches-bin` of them; also where
+    root : path, optional
+        Folder with the six batch files or with a subfolder ``cifar10`` or ``cifar-10-batches-bin`` of them; also where
         they are downloaded to. By default $NPADV_DATA, then the user's cache, and downloads go to the cache.
-    download
+    download : bool
         Download them if there is none (170 MB, once; needs pooch).
 
     Raises
     ------
     DataError
-        If a file is missing and cannot be had, or has a wrong size, checksum or label. The published checksum is the
-        archive's: batch files found unpacked are held to their size and labels only.
+        A file is missing and cannot be downloaded, or has a wrong size, checksum or label. The published checksum is that
+        of the archive; of unpacked batch files, only the sizes and labels are checked.
 
     Examples
     --------
@@ -103,7 +103,7 @@ def _split(parts: list[tuple[np.ndarray, np.ndarray]]) -> Split:
 
 
 def _download(folder: Path) -> Path:
-    """Download and unpack the archive into `folder`; return the folder of batch files, which is complete or absent."""
+    """Download and unpack the archive into ``folder``; return the folder of batch files, which is complete or absent."""
     try:
         archive = download_file(ARCHIVE, URLS, ARCHIVE_MD5, folder)
     except DownloadError as error:

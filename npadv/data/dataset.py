@@ -1,4 +1,4 @@
-"""Labelled images as plain arrays: a `Split` of them, a `Dataset` of splits, and the `batches` of a split.
+"""Labelled images as plain arrays: a ``Split`` of them, a ``Dataset`` of splits, and the ``batches`` of a split.
 
 Splits and data sets are frozen. Nothing is shuffled without a generator, and nothing is rescaled or augmented. The modules
 beside this one read the files.
@@ -22,9 +22,9 @@ class Split:
 
     Parameters
     ----------
-    images
+    images : array
         (N, C, H, W), floating point (the loaders give float32), in [0, 1]: the box in which attacks stay.
-    labels
+    labels : array
         (N,), integers; kept as int64.
 
     Raises
@@ -86,11 +86,11 @@ class Dataset:
 
     Parameters
     ----------
-    name
+    name : str
         The name in figures and file names.
-    train, test, validation
-        Splits of images of one shape; labels index `classes`.
-    classes
+    train, test, validation : Split
+        Splits of images of one shape; labels index ``classes``.
+    classes : sequence of str
         One name per class.
 
     Raises
@@ -115,18 +115,18 @@ class Dataset:
             if low < 0 or high >= len(self.classes):
                 raise ValueError(f"{name}.labels must be in 0..{len(self.classes) - 1}, got {low}..{high}")
             if split.images.shape[1:] != self.train.images.shape[1:]:
-                expected, came = self.train.images.shape[1:], split.images.shape[1:]
-                raise ValueError(f"{name}.images must have the training images' shape {expected}, got {came}")
+                expected, got = self.train.images.shape[1:], split.images.shape[1:]
+                raise ValueError(f"{name}.images must have the training images' shape {expected}, got {got}")
 
     def hold_out(self, n: int) -> Dataset:
-        """Move the last `n` training examples into a validation split.
+        """Move the last ``n`` training examples into a validation split.
 
         The papers tune on the last 10,000 of MNIST's 60,000 and train on the first 50,000. The splits are views.
 
         Raises
         ------
         ValueError
-            If `n` is not in 1..len(train)-1, or a validation split exists already.
+            If ``n`` is not in 1..len(train)-1, or a validation split exists already.
 
         Examples
         --------
@@ -157,27 +157,27 @@ def batches(
 
     Parameters
     ----------
-    split
+    split : Split
         The examples.
-    size
+    size : int
         Examples per batch.
-    rng
-        Shuffles the epoch; one permutation is drawn at the call, none later. Without it the order is that of the split.
-    order
-        Indices to visit, instead of `rng`: a permutation, or the rest of one when an epoch is resumed.
-    drop_last
-        Leave out the last batch if it is smaller than `size`. By default it is yielded.
+    rng : numpy.random.Generator, optional
+        Shuffles the examples, by one permutation that is drawn at the call. Without it, they keep their order.
+    order : (M,) integers, optional
+        Indices of the examples, instead of ``rng``: a permutation, or the rest of one when an epoch is resumed.
+    drop_last : bool
+        Leave out the last batch if it is smaller than ``size``. By default it is yielded.
 
     Returns
     -------
     iterator of (size, C, H, W), (size,)
-        Always copies: writing to a batch never reaches the split.
+        Batches are copies: a change of a batch does not change the split.
 
     Raises
     ------
     ValueError
-        At the call, not at the first batch: an empty split, `size` < 1, both `rng` and `order`, an `order` that
-        repeats or overshoots, or `drop_last` with fewer than `size` examples (there would be nothing to train on).
+        The split is empty; ``size`` < 1; both ``rng`` and ``order`` are given; ``order`` has an index twice or out of range;
+        ``drop_last`` with fewer than ``size`` examples, which would leave no batch. The error is raised at the call.
 
     Examples
     --------

@@ -22,9 +22,9 @@ def digits(*, test_size: int = 297, seed: int = 0) -> Dataset:
 
     Parameters
     ----------
-    test_size
+    test_size : int
         Number of test examples, 10 to 1787; each class has the same share in both splits.
-    seed
+    seed : int
         Determines the split and the order of the examples.
 
     Raises
@@ -32,7 +32,7 @@ def digits(*, test_size: int = 297, seed: int = 0) -> Dataset:
     ImportError
         If scikit-learn is not installed.
     ValueError
-        If `test_size` leaves a split without an example of each class, or `seed` is not an integer in 0..2**32-1.
+        If ``test_size`` leaves a split without an example of each class, or ``seed`` is not an integer in 0..2**32-1.
 
     Examples
     --------

@@ -46,17 +46,17 @@ class DownloadError(DataError):
         self.reason = reason
 
 
-def bad_file(path: Path | str, expected: str, came: str, remedy: str = "") -> DataError:
+def bad_file(path: Path | str, expected: str, got: str, remedy: str = "") -> DataError:
     """Build the error for a file that is there and wrong.
 
     >>> bad_file("t10k.gz", "8 bytes", "7")
     DataError('t10k.gz: expected 8 bytes, got 7; delete the file and fetch it again')
     """
-    return DataError(f"{path}: expected {expected}, got {came}; {remedy or 'delete the file and fetch it again'}")
+    return DataError(f"{path}: expected {expected}, got {got}; {remedy or 'delete the file and fetch it again'}")
 
 
 def data_folders(root: str | os.PathLike[str] | None, name: str) -> list[Path]:
-    """Return the folders in which to search for the dataset `name`; the last one takes a download.
+    """Return the folders in which to search for the dataset ``name``; the last one takes a download.
 
     >>> [str(folder) for folder in data_folders("here", "mnist")]
     ['here']
@@ -72,7 +72,7 @@ def data_folders(root: str | os.PathLike[str] | None, name: str) -> list[Path]:
 
 
 def find_file(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
-    """Return the path of one of the `names` (spellings of one file) in the first of the `folders` that has one, or None."""
+    """Return the path of one of the ``names`` (spellings of one file) in the first of the ``folders`` that has one, or None."""
     names = list(names)
     return next((path for folder in folders for name in names if (path := folder / name).is_file()), None)
 
@@ -87,21 +87,21 @@ def missing_file(name: str, folders: Iterable[Path]) -> DataError:
 
 
 def check_md5(path: Path, md5: str) -> None:
-    """Raise DataError unless the file's MD5 is `md5`, in hexadecimal.
+    """Raise DataError unless the file's MD5 is ``md5``, in hexadecimal.
 
     The datasets' authors published MD5 sums. They detect damage; they are no protection against forgery.
     """
     with path.open("rb") as stream:
-        came = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if came != md5:
+        got = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if got != md5:
         remedy = f"delete the file, and the next call downloads it, or set {VARIABLE} to a folder with a good copy"
-        raise bad_file(path, f"MD5 {md5}", came, remedy)
+        raise bad_file(path, f"MD5 {md5}", got, remedy)
 
 
 def download_file(name: str, urls: Iterable[str], md5: str, folder: Path) -> Path:
-    """Download one file into `folder`, from the first of the `urls` that has it with the right checksum.
+    """Download one file into ``folder``, from the first of the ``urls`` that has it with the right checksum.
 
-    pooch writes to a temporary name, checks it and then moves it, so an interrupted download leaves no `name` behind.
+    pooch writes to a temporary name, checks it and then moves it, so an interrupted download leaves no ``name`` behind.
 
     Raises
     ------

@@ -31,9 +31,9 @@ def read_idx(path: str | os.PathLike[str], *, largest: int = 2**30) -> np.ndarra
 
     Parameters
     ----------
-    path
+    path : path
         The file. Its first two bytes, not its name, tell whether it is gzipped.
-    largest
+    largest : int
         Bytes that a gzipped file may unpack to: a small one can hold a thousand times its size.
 
     Returns

@@ -36,16 +36,16 @@ def mnist(root: str | os.PathLike[str] | None = None, *, download: bool = True) 
 
     Parameters
     ----------
-    root
-        Folder with the four canonical files, gzipped or not, or with a subfolder `mnist` of them; also where missing
+    root : path, optional
+        Folder with the four canonical files, gzipped or not, or with a subfolder ``mnist`` of them; also where missing
         ones are downloaded to. By default $NPADV_DATA, then the user's cache, and downloads go to the cache.
-    download
+    download : bool
         Download missing files (11 MB, once; needs pooch).
 
     Raises
     ------
     DataError
-        If a file is missing and cannot be had, or its checksum is wrong.
+        A file is missing and cannot be downloaded, or its checksum is wrong.
 
     Examples
     --------

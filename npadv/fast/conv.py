@@ -32,14 +32,14 @@ from npadv.fast import im2col, row_im2col, shifted_gemm, winograd
 from npadv.fast.layout import as_matrix, empty_hwnc, to_hwnc, to_nchw
 from npadv.shapes import ConvShapes, conv_shapes
 
-GEMM_MULTIPLICATIONS = 3_000_000  # from which the product of a single tap is worth its call
+GEMM_MULTIPLICATIONS = 3_000_000  # from which the product of a single tap takes longer than its call
 MIN_CHANNELS = 12  # with fewer channels on either side, products along the rows are too thin
 MIN_ROWS = 64  # with fewer pixels in a row, times images, they are too short
 WINOGRAD = os.environ.get("NPADV_WINOGRAD") != "off"
 
 
 def conv2d(x: Any, w: Any, *, shapes: ConvShapes) -> Any:
-    """Return what ``ops.conv.conv2d_forward`` returns."""
+    """Return the result of ``ops.conv.conv2d_forward``."""
     if xp_of(x, w) is not np:
         return kernels.conv2d(x, w, **_settings(shapes))[:, :, : shapes.y[2], : shapes.y[3]]
     if use_im2col(shapes):
@@ -56,7 +56,7 @@ def conv2d(x: Any, w: Any, *, shapes: ConvShapes) -> Any:
 
 
 def conv2d_input_grad(g: Any, w: Any, *, shapes: ConvShapes) -> Any:
-    """Return what ``ops.conv.conv2d_input_grad`` returns."""
+    """Return the result of ``ops.conv.conv2d_input_grad``."""
     if xp_of(g, w) is not np:
         return kernels.conv2d_input_grad(_uncropped(g, shapes), w, shapes.x, **_settings(shapes))
     if use_im2col(shapes):
@@ -77,7 +77,7 @@ def conv2d_input_grad(g: Any, w: Any, *, shapes: ConvShapes) -> Any:
 
 
 def conv2d_weight_grad(x: Any, g: Any, *, shapes: ConvShapes) -> Any:
-    """Return what ``ops.conv.conv2d_weight_grad`` returns."""
+    """Return the result of ``ops.conv.conv2d_weight_grad``."""
     if xp_of(x, g) is not np:
         return kernels.conv2d_weight_grad(x, _uncropped(g, shapes), shapes.w, **_settings(shapes))
     if use_im2col(shapes):

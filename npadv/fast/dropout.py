@@ -9,5 +9,5 @@ from npadv.backend import Array
 
 
 def dropout(x: Array, *, rate: float, draw: Any, rescale: bool = True) -> Array:
-    """Return what ``ops.dropout`` returns."""
+    """Return the result of ``ops.dropout``."""
     return kernels.dropout(x, rate, draw.state, draw=draw.number, rescale=rescale)

@@ -35,7 +35,7 @@ _scratch = parallel.Scratch()
 
 
 def forward(x: Any, w: Any, shapes: ConvShapes) -> Any:
-    """Return what ``conv.conv2d_forward`` returns."""
+    """Return the result of ``conv.conv2d_forward``."""
     windows = _windows(_padded(x, shapes), shapes)
     filters = _filters(w, shapes)
     y = empty_hwnc(shapes.y, np.result_type(x, w))
@@ -52,7 +52,7 @@ def forward(x: Any, w: Any, shapes: ConvShapes) -> Any:
 
 
 def weight_grad(x: Any, g: Any, shapes: ConvShapes) -> Any:
-    """Return what ``conv.conv2d_weight_grad`` returns."""
+    """Return the result of ``conv.conv2d_weight_grad``."""
     windows = _windows(_padded(x, shapes), shapes)
     g = to_hwnc(g)
     blocks = _blocks(shapes)
@@ -73,10 +73,10 @@ def weight_grad(x: Any, g: Any, shapes: ConvShapes) -> Any:
 
 
 def input_grad(g: Any, w: Any, shapes: ConvShapes) -> Any:
-    """Return what ``conv.conv2d_input_grad`` returns."""
+    """Return the result of ``conv.conv2d_input_grad``."""
     filters, g, dtype = _filters(w, shapes), to_hwnc(g), np.result_type(g, w)
-    (n, channels, h, width), (_, c, kh, kw) = shapes.x, shapes.w
-    (sh, sw), (ph, pw), (dh, dw), groups = shapes.stride, shapes.padding, shapes.dilation, shapes.groups
+    (n, channels, h, width), (_, c, kh, kw), groups = shapes.x, shapes.w, shapes.groups
+    (sh, sw), (ph, pw), dh = shapes.stride, shapes.padding, shapes.dilation[0]
     blocks = _blocks(shapes)
     shares = _shares(len(blocks))
     strips: list[Any] = [None] * len(shares)
@@ -94,17 +94,7 @@ def input_grad(g: Any, w: Any, shapes: ConvShapes) -> Any:
                 turned = _stacked(cotangent, pieces).swapaxes(1, 2)
                 np.matmul(filters[group], turned, out=_stacked(taps.T, pieces).swapaxes(1, 2))
                 taps = taps.reshape(kh, kw, c, *shape, n).transpose(0, 1, 3, 4, 5, 2)  # (KH, KW, rows, columns, N, C)
-                reach = strip[(block.top - top) * sh :, block.left * sw :, :, group]
-                for b in range(kw):
-                    seen = reach[:, b * dw : b * dw + sw * (shape[1] - 1) + 1 : sw]
-                    if shape[0] < kh:  # a row's taps lie in different rows of the image
-                        for r in range(shape[0]):
-                            window = seen[r * sh : r * sh + dh * (kh - 1) + 1 : dh]
-                            window += taps[:, b, r]
-                    else:
-                        for a in range(kh):
-                            window = seen[a * dh : a * dh + sh * (shape[0] - 1) + 1 : sh]
-                            window += taps[a, b]
+                _add_taps(strip[(block.top - top) * sh :, block.left * sw :, :, group], taps, shapes)
         strips[i] = top * sh, strip.reshape(height, width + 2 * pw, n, channels)
 
     parallel.run(part, len(shares))
@@ -113,6 +103,21 @@ def input_grad(g: Any, w: Any, shapes: ConvShapes) -> Any:
         dx[top : top + len(strip)] += strip
     dx = to_nchw(dx[ph : ph + h, pw : pw + width])
     return np.ascontiguousarray(dx) if channels <= DATASET_CHANNELS else to_nchw(to_hwnc(dx))
+
+
+def _add_taps(pixels: Any, taps: Any, shapes: ConvShapes) -> None:
+    """Add taps (KH, KW, rows, columns, N, C) to the pixels (H, W, N, C) that they read, in as few operations as possible."""
+    (sh, sw), (dh, dw), (kh, kw, rows, columns) = shapes.stride, shapes.dilation, taps.shape[:4]
+    for j in range(kw):
+        seen = pixels[:, j * dw : j * dw + sw * (columns - 1) + 1 : sw]
+        if rows < kh:  # all taps of one row of results at once: they lie in different rows of the image
+            for r in range(rows):
+                window = seen[r * sh : r * sh + dh * (kh - 1) + 1 : dh]
+                window += taps[:, j, r]
+        else:  # one tap of all rows of results at once
+            for i in range(kh):
+                window = seen[i * dh : i * dh + sh * (rows - 1) + 1 : sh]
+                window += taps[i, j]
 
 
 class Block(NamedTuple):
@@ -126,7 +131,7 @@ class Block(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _blocks(shapes: ConvShapes) -> list[Block]:
-    """Return the result in blocks whose columns fit the cache, or as few columns as are worth a product."""
+    """Return the result in blocks: as large as fits the cache, but of about 4 pixels at least, since a product has a cost."""
     n, _, height, width = shapes.y
     _, c, kh, kw = shapes.w
     fit = max(1, MAX_COLUMNS // (max(1, n) * kh * kw * c * shapes.groups))  # pixels

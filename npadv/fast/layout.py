@@ -2,8 +2,8 @@
 
 Images are (N, C, H, W) to the user. For NumPy's matrix products another memory order is better: pixel after pixel, at each
 pixel all images, of each image all channels. A row of pixels is then a matrix (W * N, C), which a product reads in place.
-``to_hwnc`` returns that order, as a view if the images have it already, and ``to_nchw`` is the view back. So the input of a
-network is copied once, and its layers copy nothing.
+``to_hwnc`` returns that order, as a view if the images have it already, and ``to_nchw`` is the view back. So a
+network's input is copied into this order once, and its layers keep the order.
 """
 
 from __future__ import annotations

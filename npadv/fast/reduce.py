@@ -13,7 +13,7 @@ import numpy as np
 
 from npadv import kernels
 from npadv.autodiff import Tensor
-from npadv.backend import xp_of
+from npadv.backend import accurate_sum, xp_of
 from npadv.fast import plain
 
 MAX_SLICES = 16
@@ -54,8 +54,10 @@ def softmax_cross_entropy_with_residuals(x: Any, *, labels: Any, reduction: str)
         losses = xp.log(sums) - shifted.reshape(-1)[_flat_index(labels, x)]
         residuals = exps, sums
     if reduction != "none":
-        losses = losses.sum() if len(x) != 1 else losses.reshape(())
-    return losses / len(x) if reduction == "mean" else losses, residuals
+        losses = accurate_sum(losses) if len(x) != 1 else losses.reshape(())
+    if reduction == "mean":
+        losses = losses / len(x)
+    return losses.astype(x.dtype) if x.dtype == np.float16 else losses, residuals
 
 
 def softmax_error(x: Any, labels: Any, residuals: Any = None) -> Any:

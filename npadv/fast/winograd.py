@@ -86,7 +86,7 @@ def is_faster(shapes: ConvShapes) -> bool:
 
 
 def forward(x: Any, w: Any, shapes: ConvShapes) -> Any:
-    """Return what ``conv.conv2d_forward`` returns."""
+    """Return the result of ``conv.conv2d_forward``."""
     dtype = np.result_type(x, w)
     x, tiling = to_hwnc(x.astype(dtype, copy=False)), _Tiling(shapes, dtype)
     filters = tiling.filters(w)
@@ -102,7 +102,7 @@ def forward(x: Any, w: Any, shapes: ConvShapes) -> Any:
 
 
 def input_grad(g: Any, w: Any, shapes: ConvShapes) -> Any:
-    """Return what ``conv.conv2d_input_grad`` returns."""
+    """Return the result of ``conv.conv2d_input_grad``."""
     dtype = np.result_type(g, w)
     g, tiling = to_hwnc(g.astype(dtype, copy=False)), _Tiling(shapes, dtype)
     filters = tiling.filters(w).swapaxes(2, 3)
@@ -118,7 +118,7 @@ def input_grad(g: Any, w: Any, shapes: ConvShapes) -> Any:
 
 
 def weight_grad(x: Any, g: Any, shapes: ConvShapes) -> Any:
-    """Return what ``conv.conv2d_weight_grad`` returns."""
+    """Return the result of ``conv.conv2d_weight_grad``."""
     dtype = np.result_type(x, g)
     x, g = (to_hwnc(a.astype(dtype, copy=False)) for a in (x, g))
     tiling = _Tiling(shapes, dtype)

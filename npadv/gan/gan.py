@@ -101,12 +101,13 @@ class Players:
 
     def state(self) -> dict[str, np.ndarray]:
         """Return both states."""
-        both = {"generator": self.generator, "discriminator": self.discriminator}
-        return {f"{player}/{name}": a for player, optimizer in both.items() for name, a in optimizer.state().items()}
+        return {
+            f"{player}/{name}": a for player, optimizer in vars(self).items() for name, a in optimizer.state().items()
+        }
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Restore both states."""
-        for player, optimizer in (("generator", self.generator), ("discriminator", self.discriminator)):
+        for player, optimizer in vars(self).items():
             prefix = f"{player}/"
             optimizer.load_state({k.removeprefix(prefix): a for k, a in state.items() if k.startswith(prefix)})
 

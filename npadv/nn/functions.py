@@ -84,7 +84,11 @@ class Pad2D(Module):
 
 
 class MaxPool2D(Module):
-    """The maximum of each window: see ``ops.max_pool2d``."""
+    """The maximum of each window: see ``ops.max_pool2d``.
+
+    >>> MaxPool2D(2)(np.arange(16.0).reshape(1, 1, 4, 4)).tolist()
+    [[[[5.0, 7.0], [13.0, 15.0]]]]
+    """
 
     def __init__(
         self, size: int | Pair, *, stride: int | Pair | None = None, padding: int | Pair = 0, ceil_mode: bool = False

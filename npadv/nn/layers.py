@@ -145,7 +145,12 @@ class MaxoutConv2D(Module):
 
 
 class ConvTranspose2D(Module):
-    """The adjoint of a Conv2D, plus a bias: (N, inputs, H, W) to (N, outputs, OH, OW), OH as in ``ops.conv_transpose2d``."""
+    """The adjoint of a Conv2D, plus a bias: (N, inputs, H, W) to (N, outputs, OH, OW), OH as in ``ops.conv_transpose2d``.
+
+    >>> layer = ConvTranspose2D(8, 3, 4, stride=2, padding=1, rng=np.random.default_rng(0))
+    >>> layer(np.ones((2, 8, 7, 7), np.float32)).shape
+    (2, 3, 14, 14)
+    """
 
     weight: Parameter  # (inputs, outputs / groups, height, width)
     bias: Parameter | None  # (outputs, 1, 1)

@@ -63,6 +63,7 @@ class _Neighbours(Module):
         self.counts = Tensor(like(counts.astype(np.int64), images))
 
     def _rows(self, x: Any) -> Any:
+        """Return a batch (N, ...) as rows (N, D), or raise a ValueError if D is not that of the points."""
         features = self.points.shape[1]
         if x.ndim < 2 or int(np.prod(x.shape[1:])) != features:
             raise ValueError(
@@ -180,6 +181,7 @@ def _square(d: Any) -> Any:
 
 
 def _squared_distance(x: Array, p: Array) -> Array:
+    """Return |x - p|^2 for each row, in float64."""
     difference = x.astype(np.float64) - p
     return (difference * difference).sum(axis=1)
 

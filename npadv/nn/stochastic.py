@@ -81,6 +81,14 @@ class BatchNorm(Module):
         Weight of a new batch in the running averages.
     epsilon : float
         Added to the variance.
+
+    Examples
+    --------
+    >>> layer, x = BatchNorm(1), np.array([[1.0], [3.0]], np.float32)
+    >>> layer(x, train=True).numpy().round(2).tolist()  # the mean of the batch is 2, its variance 1
+    [[-1.0], [1.0]]
+    >>> layer.running_mean.numpy()  # 0.9 * 0 + 0.1 * 2
+    array([0.2], dtype=float32)
     """
 
     scale: Parameter | None  # (features,)
@@ -126,6 +134,9 @@ class Standardize(Module):
     """(x - mean) / deviation with constants: the model takes pixels in [0, 1], and attacks work in the units of pixels.
 
     ``mean`` and ``deviation`` are numbers, or one per channel of (N, C, H, W).
+
+    >>> Standardize(0.5, 0.25)(np.array([[0.5, 1.0]], np.float32))
+    array([[0., 2.]], dtype=float32)
     """
 
     def __init__(self, mean: Any, deviation: Any) -> None:

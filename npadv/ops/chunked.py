@@ -108,6 +108,7 @@ def log_kernel_sum(x: Any, *, points: Array, centre: Array, blocks: Sequence[Blo
 
 
 def _exponents(x: Any, p: Array, gamma: float) -> Any:
+    """Return t_in for x_i - c and p_n - c."""
     return matmul(x, p.T) * (2 * gamma) - gamma * (p * p).sum(axis=1)
 
 

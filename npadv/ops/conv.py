@@ -125,7 +125,7 @@ def conv2d(
     x : (N, C, H, W)
         Images; integers are converted to float64.
     w : (K, C / groups, KH, KW)
-        Filters; filter k sees only the channels of its own group.
+        Filters; filter k reads only the channels of its group.
     stride, padding, dilation : int or (int, int)
         Steps between windows, zeros around the image, steps between the taps of a filter; for (H, W) each.
     groups : int

@@ -2,9 +2,9 @@
 
 An element that is broadcast is used many times, so its gradient is the sum of the gradients of its uses: ``unbroadcast``
 computes it. At ties the first argument wins: ``maximum(a, b)`` has the derivative of ``a`` where they are equal, and
-``relu(x)``, which is ``maximum(0, x)``, has the derivative 0 at 0. At the other kinks, ``abs`` has the derivative ``sign(0) =
-0``, and ``clip`` has the derivative 1 at both ends of its interval. Tests hold these conventions. On integers, functions that
-NumPy also has return the same as NumPy's; ``sigmoid`` and ``softplus`` compute in float64.
+``relu(x)``, which is ``maximum(0, x)``, has the derivative 0 at 0. ``abs`` has the derivative 0 at 0, and ``clip`` has the
+derivative 1 at both ends of its interval. Tests check these conventions. On integers, functions that NumPy also has return the
+same as NumPy's; ``sigmoid`` and ``softplus`` compute in float64.
 """
 
 from __future__ import annotations
@@ -203,7 +203,12 @@ defvjp(tanh, lambda g, y, x: g * (1 - y * y))
 defvjp(sigmoid, lambda g, y, x: g * (y * (1 - y)))
 defvjp(softplus, lambda g, y, x: g * sigmoid(x))
 defvjp(relu, lambda g, y, x: masked(g, is_positive(value_of(y))))
-defvjp(astype, lambda g, y, x, dtype: astype(g, dtype=x.dtype))
+defvjp(
+    astype,
+    lambda g, y, x, dtype: (
+        astype(g, dtype=x.dtype) if y.dtype.kind == "f" else xp_of(value_of(x)).zeros_like(value_of(x))
+    ),
+)
 
 
 # Choices --------------------------------------------------------------------------------------------------------------

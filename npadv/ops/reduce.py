@@ -70,13 +70,13 @@ defvjp(mean, lambda g, y, x, axis=None, keepdims=False: _spread(g / _count(x, ax
 defvjp(
     max,
     lambda g, y, x, axis=None, keepdims=False: (
-        _spread(g, x, axis) * first_maximum(value_of(x), value_of(y), _axes(x, axis))
+        _spread(g, x, axis) * first_maximum(value_of(x), value_of(y), reduced_axes(x, axis))
     ),
 )
 defvjp(
     min,
     lambda g, y, x, axis=None, keepdims=False: (
-        _spread(g, x, axis) * first_maximum(-value_of(x), -value_of(y), _axes(x, axis))
+        _spread(g, x, axis) * first_maximum(-value_of(x), -value_of(y), reduced_axes(x, axis))
     ),
 )
 defvjp(
@@ -124,7 +124,8 @@ def softmax_cross_entropy(x: Any, *, labels: Any, reduction: str) -> Any:
     losses = xp.log(xp.exp(shifted).sum(axis=1)) - shifted[xp.arange(len(x)), labels]
     if reduction == "none":
         return losses
-    return losses.sum() if reduction == "sum" else losses.sum() / len(x)
+    total = accurate_sum(losses)
+    return _like_input(total if reduction == "sum" else total / len(x), x)
 
 
 def _cross_entropy_rule(g: Any, y: Any, x: Any, labels: Any, reduction: str, residuals: Any = None) -> Any:
@@ -150,7 +151,7 @@ defvjp(
 # Axes -----------------------------------------------------------------------------------------------------------------
 
 
-def _axes(x: Any, axis: Axis) -> tuple[int, ...]:
+def reduced_axes(x: Any, axis: Axis) -> tuple[int, ...]:
     """Return the reduced axes, counted from 0."""
     if axis is None or x.ndim == 0:  # NumPy allows axis 0 and -1 of an array without axes
         return tuple(range(x.ndim))
@@ -159,18 +160,18 @@ def _axes(x: Any, axis: Axis) -> tuple[int, ...]:
 
 def _count(x: Any, axis: Axis) -> int:
     """Return the number of elements that are reduced to one."""
-    return math.prod(x.shape[a] for a in _axes(x, axis))
+    return math.prod(x.shape[a] for a in reduced_axes(x, axis))
 
 
 def _reduced_shape(x: Any, axis: Axis) -> tuple[int, ...]:
     """Return the shape of x without the reduced axes."""
-    reduced = _axes(x, axis)
+    reduced = reduced_axes(x, axis)
     return tuple(n for a, n in enumerate(x.shape) if a not in reduced)
 
 
 def _with_axes(g: Any, x: Any, axis: Axis) -> Any:
     """Return a reduced result with the reduced axes put back, each of length one."""
-    reduced = _axes(x, axis)
+    reduced = reduced_axes(x, axis)
     return reshape(g, shape=tuple(1 if a in reduced else n for a, n in enumerate(x.shape)))
 
 

@@ -51,6 +51,7 @@ defvjp(transpose, lambda g, y, x, axes=None: transpose(g, axes=None if axes is N
 
 
 def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the permutation that undoes another."""
     return tuple(int(i) for i in np.argsort([a % len(axes) for a in axes]))
 
 
@@ -76,7 +77,11 @@ def broadcast_to(x: Any, *, shape: tuple[int, ...]) -> Any:
 
 @primitive
 def sum_to(x: Any, *, shape: tuple[int, ...]) -> Any:
-    """Return x summed over the axes along which ``shape`` would be broadcast to x's shape."""
+    """Return x summed over the axes along which ``shape`` would be broadcast to x's shape.
+
+    >>> sum_to(np.ones((2, 3)), shape=(3,))
+    array([2., 2., 2.])
+    """
     lead = x.ndim - len(shape)
     stretched = tuple(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1)
     return accurate_sum(x, (*range(lead), *stretched)).reshape(shape).astype(x.dtype, copy=False)
@@ -102,7 +107,11 @@ def getitem(x: Any, *, index: Any) -> Any:
 
 @primitive
 def scatter_add(values: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
-    """Return zeros of the given shape with ``values`` added at ``index``; an element named twice receives both."""
+    """Return zeros of the given shape with ``values`` added at ``index``; an element named twice receives both.
+
+    >>> scatter_add(np.array([1.0, 2.0, 3.0]), index=np.array([0, 2, 2]), shape=(4,))
+    array([1., 0., 5., 0.])
+    """
     out = xp_of(values).zeros(shape, dtype=values.dtype)
     if _is_basic(index):
         out[index] = values
@@ -155,7 +164,11 @@ defvjp(
 
 @primitive
 def pad(x: Any, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Any:
-    """Return x with (before, after) elements of a constant value around it, along each axis, in x's memory order."""
+    """Return x with (before, after) elements of a constant value around it, along each axis, in x's memory order.
+
+    >>> pad(np.array([1.0, 2.0]), widths=((1, 2),))
+    array([0., 1., 2., 0., 0.])
+    """
     if len(widths) != x.ndim or min(map(min, widths), default=0) < 0:
         raise ValueError(
             f"pad(widths): expected (before, after), at least 0, for each of {x.ndim} axes, got {widths!r}"

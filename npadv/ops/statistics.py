@@ -14,8 +14,8 @@ from numpy.lib.array_utils import normalize_axis_index
 from npadv.autodiff import defvjp, primitive
 from npadv.backend import xp_of
 from npadv.ops.elementwise import astype, sqrt, square
-from npadv.ops.rearrange import all_axes, flip, moveaxis, ravel
-from npadv.ops.reduce import Axis, mean, sum
+from npadv.ops.rearrange import flip, moveaxis, ravel
+from npadv.ops.reduce import Axis, mean, reduced_axes, sum
 from npadv.ops.shape import concatenate, getitem, reshape
 
 # Spread ---------------------------------------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ def var(x: Any, *, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -
     >>> float(var(np.array([1.0, 3.0]))), float(var(np.array([1.0, 3.0]), ddof=1))
     (1.0, 2.0)
     """
-    count = math.prod(x.shape[a] for a in all_axes(axis, x.ndim))
+    count = math.prod(x.shape[a] for a in reduced_axes(x, axis))
     if count - ddof <= 0:
         raise ValueError(f"var: expected more than {ddof} elements, got shape {x.shape} over axis {axis}")
     if x.dtype == np.float16:  # whose squares overflow
@@ -58,7 +58,7 @@ def prod(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """
     wide = np.empty(0, x.dtype).prod().dtype  # integers of 64 bits for shorter ones
     x = x if x.dtype == wide else x.astype(wide)
-    axes = all_axes(axis, x.ndim)
+    axes = reduced_axes(x, axis)
     stay = tuple(n for a, n in enumerate(x.shape) if a not in axes)
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
     n = math.prod(x.shape[a] for a in axes)
