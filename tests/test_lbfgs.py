@@ -472,7 +472,9 @@ def test_the_benchmark_says_how_many_times_as_fast(monkeypatch, tmp_path, capsys
     (row,) = json.loads(results.read_text())["lbfgs"]
     for method in benchmark.METHODS:
         assert row[method]["found"] == 1
-        assert row[method]["faster"] == pytest.approx(row["one at a time"]["seconds"] / row[method]["seconds"], rel=1e-3)
+        assert row[method]["faster"] == pytest.approx(
+            row["one at a time"]["seconds"] / row[method]["seconds"], rel=1e-3
+        )
     alone = row["one at a time, one thread"]
     assert row["scipy"]["faster_than_one_thread"] == pytest.approx(alone["seconds"] / row["scipy"]["seconds"], rel=1e-3)
     assert alone["distance"] == row["one at a time"]["distance"]

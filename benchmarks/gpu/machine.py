@@ -24,9 +24,10 @@ def tasks(here: Here) -> list[Task]:
         Task(f"compiles {name}.cu", functools.partial(compiled, here, name, first.get(name)))
         for name in sources.names()
     ]
-    facts = {"machine": machine, "driver": driver, "PyTorch": torch_versions}
-    found = [Task(name, functools.partial(f, here)) for name, f in facts.items()]
-    return [*found, *files, Task("launches", functools.partial(launches, here))]
+    facts = {"machine": machine, "driver": driver}
+    last = {"launches": launches, "PyTorch": torch_versions}  # PyTorch takes seconds to import
+    begin, end = ([Task(name, functools.partial(f, here)) for name, f in some.items()] for some in (facts, last))
+    return [*begin, *files, *end]
 
 
 def machine(here: Here) -> dict[str, Any]:
