@@ -13,19 +13,14 @@ attacks, training, a game    1e-6 in float64: after some steps; signs of float32
 from __future__ import annotations
 
 import functools
-import importlib.util
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.gpu.cases import Case, cases, draw
-from benchmarks.gpu.tasks import ROOT, Here, NotHereError, Task, compare
+from benchmarks.gpu.gpu_tests import gpu_tests
+from benchmarks.gpu.tasks import Here, NotHereError, Task, compare
 from npadv import Tensor, attacks, functional, grad, nn, ops
 from npadv.data import Split
 from npadv.defenses import adversarial_training
@@ -34,7 +29,6 @@ from npadv.optim import SGD, Adam
 from npadv.train import classification_loss, fit, gradient_update
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
-GPU_TESTS = ("capture", "kernels_conv", "kernels_layers", "kernels_step", "kernels_steps", "kernels_updates")
 
 
 def tasks(here: Here) -> list[Task]:
@@ -274,51 +268,3 @@ def game(here: Here) -> dict[str, Any]:
         return gan.sample(2, rng=rng)
 
     return {"apart": compare(run("cuda"), run("cpu"), 1e-6, "samples")}
-
-
-# ------------------------------------------------------------------------------------------------------- the tests
-
-
-def gpu_tests(here: Here) -> dict[str, Any]:
-    """Run the tests marked ``gpu`` in a process of their own; return the counts, and raise with the names that failed."""
-    missing = [name for name in ("pytest", "hypothesis") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise NotHereError(" and ".join(missing))
-    report = here.out / "pytest.jsonl"
-    report.unlink(missing_ok=True)
-    files = [str(ROOT / "tests" / f"test_{name}.py") for name in (GPU_TESTS[3:4] if here.rehearsal else GPU_TESTS)]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "gpu",
-        "-p",
-        "benchmarks.gpu.pytest_lines",
-        "-p",
-        "no:cacheprovider",
-    ]
-    command += ["--gpu-lines", str(report), *files]
-    with open(here.out / "pytest.log", "wb") as log:
-        try:
-            done = subprocess.run(
-                command, cwd=ROOT, env=os.environ, stdout=log, stderr=log, timeout=here.seconds_left() - 2
-            )
-            code: int | None = done.returncode
-        except subprocess.TimeoutExpired:
-            code = None
-    found = outcomes(report)
-    failed = [test for test, outcome in found.items() if outcome == "failed"]
-    counts = {o: list(found.values()).count(o) for o in ("passed", "failed", "skipped")}
-    if code is None:
-        raise TimeoutError(f"the tests were stopped at their time limit after {counts}; failed: {failed}")
-    if failed or code not in (0, 5):
-        raise AssertionError(f"pytest ended with code {code} after {counts}; failed: {failed}; see pytest.log")
-    return {"tests": counts}
-
-
-def outcomes(report: Path) -> dict[str, str]:
-    """Return the outcome of each test, from the lines that ``pytest_lines.py`` wrote."""
-    lines = report.read_text("utf-8").splitlines() if report.exists() else []
-    return {entry["test"]: entry["outcome"] for entry in map(json.loads, lines)}

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ def run(parts: Sequence[Part], out: Path, budget: float, *, rehearse: bool = Fal
 
     SIGTERM and Ctrl-C end the part that runs; the results until then are written, with ``"stopped"`` true.
     """
-    begin = time.monotonic()
+    begin, out = time.monotonic(), out.resolve()  # the workers have another current folder
     results: dict[str, Any] = {
         "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "budget": budget,
@@ -80,14 +80,12 @@ def run(parts: Sequence[Part], out: Path, budget: float, *, rehearse: bool = Fal
                 say(f"part {part.key}, {part.title}: at most {limit:.0f} s")
                 facts = results["parts"][i]
                 facts.update(status="begun", limit=round(limit, 1))
-                started = time.monotonic()
-                try:
-                    for row in run_part(part, out, limit, rehearse, facts):
+                with contextlib.closing(run_part(part, out, limit, rehearse, facts)) as rows:
+                    for row in rows:
                         results["rows"].append(row)
                         save()
                         say(line(row))
-                finally:
-                    facts["seconds"] = round(time.monotonic() - started, 1)
+                facts["seconds"] = round(left - (begin + budget - time.monotonic()), 1)
                 facts["status"] = "incomplete" if facts["left_out"] else "complete"
                 save()
         except KeyboardInterrupt:
@@ -97,28 +95,24 @@ def run(parts: Sequence[Part], out: Path, budget: float, *, rehearse: bool = Fal
     return results
 
 
-def run_part(part: Part, out: Path, limit: float, rehearse: bool, facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a part's rows as they are finished. A process that ends before its last task is followed by another one."""
+def run_part(
+    part: Part, out: Path, limit: float, rehearse: bool, facts: dict[str, Any]
+) -> Generator[dict[str, Any], None, None]:
+    """Yield a part's rows as they are finished. A process that ends before its last task is followed by another one.
+
+    ``facts["left_out"]`` is kept as the list of the tasks that have not run.
+    """
     end = time.monotonic() + limit
     first = 0
     while True:
         lines = out / "lines" / f"{part.key}{first}.jsonl"
+        log = lines.with_suffix(".log")
         lines.unlink(missing_ok=True)
-        seconds = end - time.monotonic()
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.gpu.worker",
-            part.key,
-            part.module,
-            "--lines",
-            str(lines),
-            "--out",
-            str(out),
-        ]
-        command += ["--seconds", f"{seconds:.3f}", "--first", str(first), *(["--rehearse"] if rehearse else [])]
+        options = {"lines": lines, "out": out, "first": first, "seconds": round(end - time.monotonic(), 3)}
+        command = [sys.executable, "-m", "benchmarks.gpu.worker", part.key, part.module]
+        command += [f"--{name}={value}" for name, value in options.items()] + ["--rehearse"] * rehearse
         running, finished = "", 0
-        with started(command, out / "lines" / f"{part.key}{first}.log") as process:
+        with started(command, log) as process:
             for entry in follow(lines, process, end + GRACE):
                 if "planned" in entry:
                     facts["left_out"] = entry["planned"][first:]
@@ -133,11 +127,9 @@ def run_part(part: Part, out: Path, limit: float, rehearse: bool, facts: dict[st
             facts["left_out"].remove(running)
             yield {"part": part.key, **ended(part, running, code, out)}
             finished += 1
-        elif not finished and facts["left_out"] is None:
-            path = out / "lines" / f"{part.key}{first}.log"
-            yield {"part": part.key, **ended(part, f"start of part {part.key}", code, out, path)}
-            facts["left_out"] = ["all"]
-            return
+        elif not finished and code != 0:
+            yield {"part": part.key, **ended(part, f"start of part {part.key}", code, out, log)}
+            facts["left_out"] = facts["left_out"] or ["all"]
         first += finished
         if code == 0 or not finished or end - time.monotonic() < LEAST_SECONDS:
             return
