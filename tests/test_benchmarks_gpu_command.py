@@ -1,5 +1,6 @@
 """The whole proof on the stand-in for CuPy, and with planted faults: one costs its task, never the others."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from kernel_cases import needs_compiler
+from subprocesses import run_python
 
 from benchmarks.gpu import supervisor
 from benchmarks.gpu.command import main, report
@@ -156,3 +158,22 @@ def test_sigterm_leaves_what_was_finished(planted, tmp_path):
     assert statuses(results, "hang") == {"before": "ok"}
     (facts,) = results["parts"]
     assert facts["left_out"] == ["fault", "after"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
+def test_cupy_has_the_names_that_only_a_gpu_reaches():
+    names = ["cupy.cuda.Event", "cupy.cuda.get_elapsed_time", "cupy.cuda.set_allocator", "cupy.from_dlpack"]
+    names += ["cupy.random.RandomState", "cupyx.allow_synchronize", "cupy.cuda.Device"]
+    names += [f"cupy.cuda.runtime.{name}" for name in ("driverGetVersion", "runtimeGetVersion", "getDeviceProperties")]
+    code = f"import cupy, cupyx; print([name for name in {names} if eval(name) is None])"
+    assert run_python(f"import warnings; warnings.simplefilter('ignore'); {code}") == "[]\n"
+
+
+def test_pytorchs_profiler_has_the_times_that_are_read():
+    torch = pytest.importorskip("torch")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        torch.ones(3).sum()
+    row = profile.key_averages()[0]
+    assert row.self_device_time_total == 0
+    assert row.count >= 1
+    assert isinstance(row.key, str)

@@ -61,7 +61,7 @@ def array_module(*arrays: Any) -> Any:
         It is ``cupy``, which is not installed or sees no GPU.
     """
     if arrays and xp_of(arrays[0]) is not np:
-        return _cupy()  # without a look at the environment, which takes a microsecond
+        return _cupy()  # reading the environment, as below, would take a microsecond
     return np if _on_cpu(*arrays) else _cupy()
 
 
