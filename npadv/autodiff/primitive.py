@@ -62,6 +62,7 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
     12.0
     """
     operation = Operation(forward.__name__, forward)
+    new, ndarray, is_recording = object.__new__, np.ndarray, _recording.get  # looked up once
 
     @wraps(forward)
     def apply(*args: Any, **kwargs: Any) -> Any:
@@ -83,15 +84,15 @@ def primitive(forward: Callable[..., Any]) -> Callable[..., Any]:
                 return apply(*_with_lists_copied(args), **kwargs)
             else:
                 values.append(a)
-        recorded = recorded and _recording.get()
+        recorded = recorded and is_recording()
 
         if recorded and operation.forward_with_residuals is not None:
             value, kwargs["residuals"] = operation.forward_with_residuals(*values, **kwargs)
         else:
             value = forward(*values, **kwargs)
 
-        y = Tensor.__new__(Tensor)
-        y.data = value = value if type(value) is np.ndarray else as_array(value)
+        y = new(Tensor)
+        y.data = value = value if type(value) is ndarray else as_array(value)
         y.grad = None
         y.requires_grad = recorded
         y._order = tick()
