@@ -6,6 +6,7 @@
     python -m benchmarks cpu --check            # three runs; fails where a ratio exceeds its bar in two of them
     python -m benchmarks attacks --only lbfgs   # npadv's L-BFGS attack against SciPy's solver; prints, writes nothing
     python -m benchmarks attacks --only jsma    # npadv's attack against other libraries' (pip install -e ".[peers]")
+    python -m benchmarks gpu --out FOLDER       # on a machine with a GPU: is everything correct, and how fast? (benchmarks/gpu)
     python -m benchmarks draw                   # redraws benchmarks/speed/cpu.png from the JSON
 
 **Reading the figures.** A ratio is npadv's time divided by PyTorch's, so below 1 npadv is faster. Both run eagerly, in

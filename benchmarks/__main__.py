@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks cpu`` and ``attacks`` measure, ``draw`` redraws the picture."""
+"""The command line: ``python -m benchmarks cpu``, ``attacks`` and ``gpu`` measure, ``draw`` redraws the picture."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.attacks import PARTS
 from benchmarks.compare import CHECK_MISSES, CHECK_RUNS, Row, Start, compare, repeated_misses, starter, versions
 from benchmarks.figures import memory, processes, scaling
+from benchmarks.gpu import command as gpu
 from benchmarks.process import MissingLibraryError, WorkerError, tuning
 from benchmarks.table import extras, lines, table
 from benchmarks.timing import Plan
@@ -73,6 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="write results here as JSON; other attacks' results in the file are kept (default: nothing is written)",
     )
     attacks.set_defaults(run=_attacks)
+    on_gpu = commands.add_parser("gpu", help="check and measure everything on a GPU, in minutes")
+    gpu.add_options(on_gpu)
+    on_gpu.set_defaults(run=gpu.run)
     draw = commands.add_parser("draw", help="redraw the picture from stored results")
     draw.add_argument("--input", type=Path, default=RESULTS, metavar="FILE", help="results (default: speed/cpu.json)")
     draw.add_argument("--output", type=Path, metavar="FILE", help="picture (default: the results' name with .png)")

@@ -25,7 +25,7 @@ import numpy as np
 import scipy.special
 
 from npadv import Tensor
-from npadv.kernels import cpu, launch
+from npadv.kernels import arguments, cpu, launch
 
 COUNTS = {"waits": 0, "uploads": 0, "downloads": 0, "compiled": 0, "launches": 0, "graphs": 0}
 LAUNCHES = []
@@ -399,7 +399,7 @@ def installed():
     before = sys.modules.get("cupy")
     sys.modules["cupy"] = module()
     sys.modules["cupyx.scipy.special"] = types.SimpleNamespace(erf=on_device(scipy.special.erf))
-    launch._cupy.cache_clear()
+    arguments._cupy.cache_clear()
     functions, launch._functions = launch._functions, {}
     COUNTS.update(dict.fromkeys(COUNTS, 0))
     LAUNCHES.clear()
@@ -409,7 +409,7 @@ def installed():
         yield COUNTS
     finally:
         launch._functions = functions
-        launch._cupy.cache_clear()
+        arguments._cupy.cache_clear()
         sys.modules.pop("cupy")
         sys.modules.pop("cupyx.scipy.special")
         if before is not None:

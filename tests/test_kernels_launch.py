@@ -16,6 +16,7 @@ from kernel_cases import needs_compiler
 
 from npadv import kernels
 from npadv.kernels import cpu, launch, sources
+from npadv.kernels.arguments import _cupy
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "kernels").glob("*.cu"))
@@ -287,13 +288,13 @@ def test_importing_the_kernels_imports_neither_cupy_nor_a_compiler():
 def test_without_cupy_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(RuntimeError, match=r'pip install "npadv\[gpu-cuda13\]".* or pip install "npadv\[gpu-cuda12\]"'):
-        launch._cupy.__wrapped__()
+        _cupy.__wrapped__()
 
 
 def test_without_a_gpu_the_error_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(is_available=lambda: False))
     with pytest.raises(RuntimeError, match="no CUDA device or driver is visible"):
-        launch._cupy.__wrapped__()
+        _cupy.__wrapped__()
 
 
 def test_the_environment_says_where_kernels_run(monkeypatch):
@@ -367,3 +368,80 @@ def test_a_fault_in_a_kernel_fails_the_compile_check(tmp_path, body, complaint):
     done = compile_for_gpus(path)
     assert done.returncode == 1
     assert f"planted.cu sm_75 float  FAILED: {complaint}" in done.stderr
+
+
+# --------------------------------------------------------------------------------------------- plans of launches
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Return the list of the arguments of all launches, which run nothing, and forget all plans."""
+    found = []
+    monkeypatch.setenv("NPADV_KERNELS", "cpu")
+    monkeypatch.setattr(launch, "_plans", {})
+    monkeypatch.setattr(
+        launch, "_function", lambda *which: lambda grid, block, args, **more: found.append((grid, args))
+    )
+    return found
+
+
+def step(x, g, *, eps=0.5, n=4, **how):
+    args = {"x": x, "g": g, "eps": eps, "lo": np.float32(-1), "hi": np.float32(1), "n": n}
+    launch.launch("sign_step", "sign_step", args, **{"blocks": 1, **how})
+
+
+def test_a_launch_is_checked_once_for_each_shape_and_setting(launched, monkeypatch):
+    made, real = [], launch._make_plan
+    monkeypatch.setattr(launch, "_make_plan", lambda *args: made.append(args) or real(*args))
+    x, g = np.zeros(4, np.float32), np.ones(4, np.float32)
+    for eps in (0.5, 0.25, np.float32(0.125), -0.0, 0.0):
+        step(x, g, eps=eps)
+    step(g, x)
+    assert len(made) == 2  # eps as a Python float, and as a NumPy one
+    assert [float(args[2]) for _, args in launched] == [0.5, 0.25, 0.125, -0.0, 0.0, 0.5]
+    assert [np.signbit(args[2]) for _, args in launched[3:5]] == [True, False]
+    assert all(type(args[2]) is np.float32 for _, args in launched)
+    assert launched[-1][1][0] is g
+    step(x, g, n=3)
+    step(x, g, blocks=2)
+    assert len(made) == 4
+    assert launched[-2][1][5] == 3
+    assert launched[-1][0] == (2,)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda x, g: step(x, g.astype(np.float64)), "g must be float32, got float64"),
+        (lambda x, g: step(x, np.ones(8, np.float32)[::2]), "g must be C-contiguous"),
+        (lambda x, g: step(x, list(g)), "g must be a numpy.ndarray, got list"),
+        (lambda x, g: step(x, g, n=2.0), "n must be an integer, got 2.0"),
+        (lambda x, g: step(x, g, n=2**70), "n must be an integer from"),
+        (lambda x, g: step(x, g, eps="1"), "eps must be a real number, got str"),
+        (lambda x, g: step(x, g, threads=2048), "threads must be"),
+    ],
+)
+def test_a_plan_does_not_let_a_wrong_argument_through(launched, wrong, message):
+    x, g = np.zeros(4, np.float32), np.ones(4, np.float32)
+    step(x, g)
+    with pytest.raises((TypeError, ValueError), match=message):
+        wrong(x, g)
+    assert len(launched) == 1
+
+
+def test_a_plan_does_not_let_arrays_of_two_devices_through(launched):
+    class Elsewhere(np.ndarray):
+        device = "elsewhere"
+
+    x, g = np.zeros(4, np.float32), np.ones(4, np.float32)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="g must be on the device of the first array, cpu, got elsewhere"):
+            step(x, g.view(Elsewhere))
+
+
+def test_plans_are_forgotten_when_there_are_many(launched, monkeypatch):
+    monkeypatch.setattr(launch, "_MAX_PLANS", 3)
+    x, g = np.zeros(4, np.float32), np.ones(4, np.float32)
+    for n in range(4):
+        step(x, g, n=n)
+        assert 1 <= len(launch._plans) <= 3

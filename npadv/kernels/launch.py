@@ -8,27 +8,33 @@ everything is checked here first, and the error names the wrong argument.
 CuPy compiles every kernel with ``-ftz=true``: on a GPU, subnormal numbers of float32 (below 1.2e-38) count as zero, on the
 CPU they do not. The sign of such a gradient is then 0.
 
-On CuPy, work is queued on the current stream of the arrays' device. CuPy is imported at the first launch, never before;
-without it, or without a GPU, a launch raises RuntimeError. With ``NPADV_KERNELS=cpu`` in the environment the kernels take
-NumPy arrays too and run in :mod:`npadv.kernels.cpu`.
+The checks take several times as long as the launch, and training repeats the same launches thousands of times. So the result
+of the checks is kept as a plan for each combination of shapes and settings, and the next such launch uses it.
+
+On CuPy, work is queued on the current stream of the arrays' device.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
-import numbers
-import operator
-import os
 import threading
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from npadv.backend import require_cupy, xp_of
 from npadv.kernels import cpu, sources
+from npadv.kernels.arguments import (
+    INT_MAX,
+    REALS,
+    array_module,
+    check_arrays,
+    contiguous,
+    empty,
+    integer,
+    on_device,
+    real_number,
+)
 
 __all__ = [
     "INT_MAX",
@@ -44,116 +50,9 @@ __all__ = [
     "real_number",
 ]
 
-REALS = (np.dtype(np.float32), np.dtype(np.float64))
-INT_MAX = 2**31 - 1
 THREADS = 256  # in a block: a multiple of the warp's 32, and small enough for any kernel's registers
 _MAX_BLOCKS = 65_535  # far more threads than any GPU runs at once; the kernels' grid-stride loops cover the rest
 _MAX_SHARED = 48 << 10  # bytes a block may have without a setting of the driver
-
-
-# ------------------------------------------------------------------------------------------------ arrays
-
-
-@functools.cache
-def _cupy() -> Any:
-    """Return CuPy. All launches get it here, so a test can put another module in its place."""
-    return require_cupy()
-
-
-def _on_cpu(*arrays: Any) -> bool:
-    """Whether the environment says that kernels run on the CPU, and none of the arrays is on a GPU."""
-    asked = os.environ.get("NPADV_KERNELS", "")
-    if asked not in ("", "cpu"):
-        raise ValueError(f"NPADV_KERNELS: expected 'cpu' or nothing, got {asked!r}")
-    return asked == "cpu" and xp_of(*arrays) is np
-
-
-def array_module(*arrays: Any) -> Any:
-    """Return the module whose arrays kernels take: ``cupy``, or under ``NPADV_KERNELS=cpu`` the arrays' own.
-
-    Raises
-    ------
-    RuntimeError
-        It is ``cupy``, which is not installed or sees no GPU.
-    """
-    return np if _on_cpu(*arrays) else _cupy()
-
-
-def check_arrays(name: str, arrays: Mapping[str, Any], dtypes: Collection[np.dtype] = REALS) -> None:
-    """Raise unless all are device arrays of one dtype, among ``dtypes``, on one device.
-
-    Parameters
-    ----------
-    name : str
-        The function to name in messages.
-    arrays : mapping
-        The arrays by the names of the function's arguments.
-    """
-    xp = array_module(*arrays.values())
-    for which, a in arrays.items():
-        if not isinstance(a, xp.ndarray):
-            came = f"{type(a).__module__}.{type(a).__qualname__}".removeprefix("builtins.")
-            hint = "; NPADV_KERNELS=cpu in the environment runs kernels on it" if type(a) is np.ndarray else ""
-            raise TypeError(f"{name}: {which} must be a {xp.__name__}.ndarray, got {came}{hint}")
-        if a.dtype not in dtypes:
-            raise TypeError(f"{name}: {which} must be {' or '.join(map(str, dtypes))}, got {a.dtype}")
-    (first, a), *others = arrays.items()
-    for which, b in others:
-        if b.dtype != a.dtype:
-            raise TypeError(f"{name}: {which} must have the dtype of {first}, {a.dtype}, got {b.dtype}")
-        if b.device != a.device:
-            raise ValueError(f"{name}: {which} must be on the device of {first}, {a.device}, got {b.device}")
-
-
-def _on_device(a: Any) -> contextlib.AbstractContextManager[Any]:
-    return contextlib.nullcontext() if isinstance(a, np.ndarray) else a.device
-
-
-def contiguous(a: Any) -> Any:
-    """Return ``a``, or a copy of it in C order if it is not."""
-    with _on_device(a):
-        return array_module(a).ascontiguousarray(a)
-
-
-def empty(like: Any, shape: tuple[int, ...], dtype: Any = None) -> Any:
-    """Return a new array of ``shape`` on the device of ``like`` and of its dtype, if no other is given.
-
-    On the CPU it is filled with NaN, or -1, so that an element that no thread writes is visible.
-    """
-    with _on_device(like):
-        a = array_module(like).empty(shape, like.dtype if dtype is None else dtype)
-    if isinstance(a, np.ndarray):
-        a.view(np.uint8).fill(0xFF) if a.ndim else a.fill(math.nan if a.dtype.kind == "f" else -1)
-    return a
-
-
-# ------------------------------------------------------------------------------------------------ numbers
-
-
-def real_number(name: str, which: str, value: Any, dtype: np.dtype, *, least: float = -math.inf) -> Any:
-    """Return ``value`` as a NumPy scalar of ``dtype``; it must be a finite number of at least ``least`` there.
-
-    Without ``least`` it may also be infinite or NaN.
-    """
-    if not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: {which} must be a real number, got {type(value).__name__}")
-    with np.errstate(over="ignore"):
-        number = dtype.type(value)
-    if least > -math.inf and not least <= number < math.inf:
-        raise ValueError(f"{name}: {which} must be at least {least:g} and finite in {dtype}, got {value}")
-    return number
-
-
-def integer(name: str, which: str, value: Any, *, least: int = 0, most: int = INT_MAX) -> int:
-    """Return ``value`` as an int from ``least`` to ``most``."""
-    try:
-        i = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: {which} must be an integer, got {value!r}") from None
-    if not least <= i <= most:
-        upper = "2**31 - 1" if most == INT_MAX else most
-        raise ValueError(f"{name}: {which} must be an integer from {least} to {upper}, got {value!r}")
-    return i
 
 
 # ------------------------------------------------------------------------------------------------ launches
@@ -201,6 +100,73 @@ def launch(
     npadv.kernels.cpu.KernelFault
         On the CPU only: a fault that the CPU runner found in the kernel.
     """
+    kinds = tuple(map(type, args.values()))
+    try:
+        facts = [_fact(kind, value) for kind, value in zip(kinds, args.values(), strict=True)]
+        key = (file, kernel, blocks, threads, shared, *args, *kinds, *facts)
+        plan = _plans.get(key)
+    except (AttributeError, TypeError):  # neither a number nor an array: _make_plan says which argument
+        key, plan = None, None
+    if plan is None:
+        plan = _make_plan(file, kernel, args, blocks, threads, shared)
+        if key is not None:
+            if len(_plans) >= _MAX_PLANS:
+                _plans.clear()
+            _plans[key] = plan
+    packed = list(plan.packed)
+    for i, which in plan.arrays:
+        packed[i] = args[which]
+    for i, parameter, kind in plan.floats:
+        value = args[parameter.name]
+        packed[i] = value if type(value) is kind else _argument(kernel, parameter, value, plan.real)
+    first = packed[plan.arrays[0][0]] if plan.arrays else np.empty(0)
+    if len(plan.arrays) > 1:
+        device = first.device
+        for i, which in plan.arrays[1:]:
+            if packed[i].device != device:
+                raise ValueError(
+                    f"{kernel}: {which} must be on the device of the first array, {device}, got {packed[i].device}"
+                )
+    xp = array_module(first) if plan.arrays else array_module()
+    if plan.blocks:
+        with on_device(first):
+            _function(xp, file, kernel, plan.real)(plan.grid, plan.block, tuple(packed), shared_mem=shared)
+
+
+# ------------------------------------------------------------------------------------------------ plans
+#
+# The checks of a launch depend on the numbers, and on the arrays' types, dtypes and order in memory. A plan is the result of
+# these checks. The next launch with the same facts, which training repeats thousands of times, finds the plan by them.
+
+
+class _Plan(NamedTuple):
+    """A launch that has been checked: its grid, and its arguments but for arrays and floating-point numbers."""
+
+    real: np.dtype
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    blocks: int
+    packed: tuple[Any, ...]  # None where an array or a floating-point number belongs
+    arrays: tuple[tuple[int, str], ...]  # their places and names
+    floats: tuple[tuple[int, sources.Parameter, type], ...]  # their places, and the types that they get
+
+
+_plans: dict[Any, _Plan] = {}
+_MAX_PLANS = 10_000
+_EXACT = frozenset({int, bool, type(None), *(dtype.type for dtype in sources.DTYPES.values() if dtype.kind in "iub")})
+_FLOATS = frozenset({float, np.float32, np.float64})
+
+
+def _fact(kind: type, value: Any) -> Any:
+    """Return the facts about an argument that its plan depends on, beside its type."""
+    if kind in _EXACT:
+        return value
+    # A floating-point number is not part of a plan: 0.0 and -0.0 are equal, and step sizes change all the time.
+    return None if kind in _FLOATS else (value.dtype, value.flags.c_contiguous)
+
+
+def _make_plan(file: str, kernel: str, args: Mapping[str, Any], blocks: Any, threads: Any, shared: Any) -> _Plan:
+    """Check all arguments of a launch, and return its plan."""
     signature = sources.kernels_in(sources.translation_unit(file))[kernel]
     if set(args) != (expected := {p.name for p in signature.parameters}):
         wrong = ", ".join(sorted(set(args) ^ expected))
@@ -213,18 +179,22 @@ def launch(
     real = next((arrays[p.name].dtype for p in signature.parameters if p.type == "real" and p.name in arrays), REALS[0])
     if real not in REALS:
         raise TypeError(f"{kernel}: expected arrays of float32 or float64 for real, got {real}")
-    packed = tuple(_argument(kernel, p, args[p.name], real) for p in signature.parameters)
-    for which, a in arrays.items():
-        if a.device != (device := next(iter(arrays.values())).device):
-            raise ValueError(f"{kernel}: {which} must be on the device of the first array, {device}, got {a.device}")
+    packed = [_argument(kernel, p, args[p.name], real) for p in signature.parameters]
     grid = _extent(kernel, "blocks", blocks, (INT_MAX, 65_535, 65_535), least=0)
     block = _extent(kernel, "threads", threads, (1024, 1024, 64), least=1)
     if math.prod(block) > signature.max_threads:
         raise ValueError(f"{kernel}: threads must be at most {signature.max_threads} a block, got {math.prod(block)}")
     integer(kernel, "shared", shared, most=_MAX_SHARED)
-    if math.prod(grid):
-        with _on_device(next(iter(arrays.values()), np.empty(0))):
-            _function(xp, file, kernel, real)(grid, block, packed, shared_mem=shared)
+    places: list[tuple[int, str]] = []
+    floats: list[tuple[int, sources.Parameter, type]] = []
+    for i, p in enumerate(signature.parameters):
+        if p.name in arrays:
+            places.append((i, p.name))
+            packed[i] = None
+        elif not p.pointer and p.dtype(real).kind == "f":
+            floats.append((i, p, p.dtype(real).type))
+            packed[i] = None
+    return _Plan(real, grid, block, math.prod(grid), tuple(packed), tuple(places), tuple(floats))
 
 
 # A launch converts up to twenty integers; looking up their limits each time would cost more than the launch.
@@ -278,7 +248,9 @@ _compiling = threading.Lock()
 
 def _function(xp: Any, file: str, kernel: str, real: np.dtype) -> Any:
     """Return a kernel compiled for float32 or float64; CuPy caches its binary for each device, also on disk."""
-    key = xp.__name__, file, kernel, real.name
+    key = xp.__name__, file, kernel, real.char
+    if (compiled := _functions.get(key)) is not None:
+        return compiled
     with _compiling:  # two threads that need the same kernel compile it once
         if key not in _functions:
             options = ("-std=c++17", f"-Dreal={'double' if real == np.float64 else 'float'}")
