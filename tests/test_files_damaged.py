@@ -113,7 +113,7 @@ def test_a_damaged_file_is_refused_in_a_line_or_harmless(run, folder, tmp_path, 
             assert result["complete"], told
             assert result["attacked"] == len(arrays["x_adv"]) == 12, told
             for name in expected or {}:
-                if name != "seconds":
+                if name not in ("seconds", "layout"):  # files of older versions have no layout
                     np.testing.assert_array_equal(arrays[name], load_arrays(path)[name], err_msg=told)
         shutil.rmtree(out)
 

@@ -64,7 +64,9 @@ def load_measurements(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             if not isinstance(value, (float, tuple, *TYPES.values())):
                 raise TypeError(f"{title} is a {type(value).__name__}")
         return settings, done
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        if str(path) in str(error):
+            raise
         raise _foreign(path, repr(error)[:100]) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def open_folder(out: Path, *files: str) -> Iterator[None]:
     RuntimeError
         Another run is writing into the folder.
     """
-    if out.exists() and not out.is_dir():
+    if _is_other_than_folder(out):
         raise NotADirectoryError(f"--out: expected a folder, got the file {out}")
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
@@ -95,6 +96,14 @@ def _lock(out: Path) -> int | None:
                 return descriptor
         os.close(descriptor)
     return None
+
+
+def _is_other_than_folder(path: Path) -> bool:
+    """Whether there is something at the path that is no folder; by one look, since other runs make and remove folders."""
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _remove_empty(folders: list[Path]) -> None:
