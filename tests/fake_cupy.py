@@ -288,6 +288,7 @@ for _name in (
     "ravel",
     "reshape",
     "sum",
+    "swapaxes",
     "transpose",
     "view",
 ):

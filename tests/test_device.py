@@ -109,7 +109,7 @@ def test_training_on_the_device_is_training(counts, split, loss, rule):
     assert device_score.error == score.error
     assert device_score.loss == pytest.approx(score.loss, rel=1e-6)
     assert [row["train_loss"] for row in device_history] == pytest.approx([row["train_loss"] for row in history])
-    assert counts["launches"] > 0
+    assert (counts["launches"] > 0) == ENABLED  # the plain versions launch no kernel of npadv
 
 
 @needs_fast
@@ -187,7 +187,7 @@ def test_attacks_on_the_device_are_the_attacks(counts, split):
 
     for host, device in zip(*both(run), strict=True):
         np.testing.assert_allclose(device, host, rtol=1e-6, atol=1e-8)
-    assert counts["launches"] > 0
+    assert (counts["launches"] > 0) == ENABLED  # the plain versions launch no kernel of npadv
 
 
 ON_DEVICE = {
