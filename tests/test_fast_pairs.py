@@ -91,7 +91,7 @@ def test_the_switch():
 def test_help_shows_the_plain_function():
     assert ops.conv2d.__module__ == "npadv.ops.conv"
     for name, op in PRIMITIVES.items():
-        if getattr(op.forward, "__module__", "").startswith("npadv."):  # a ufunc of a test has none
+        if str(op.forward.__module__).startswith("npadv."):  # that of a ufunc is None
             assert op.forward.__name__ == name
 
 
