@@ -57,7 +57,7 @@ def softmax_cross_entropy_with_residuals(x: Any, *, labels: Any, reduction: str)
         losses = accurate_sum(losses) if len(x) != 1 else losses.reshape(())
     if reduction == "mean":
         losses = losses / len(x)
-    return losses.astype(x.dtype) if x.dtype == np.float16 else losses, residuals
+    return losses.astype(x.dtype) if x.itemsize == 2 else losses, residuals  # of float16, in float16 again
 
 
 def softmax_error(x: Any, labels: Any, residuals: Any = None) -> Any:
