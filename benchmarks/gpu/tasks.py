@@ -84,7 +84,7 @@ class Here:
     def no_waits(self) -> Iterator[None]:
         """Raise if the host waits for the GPU in the block: reading a value back is such a wait."""
         if not self.rehearsal:
-            import cupyx  # type: ignore[import-untyped]
+            import cupyx
 
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the function is marked as experimental
