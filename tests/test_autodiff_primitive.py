@@ -13,27 +13,6 @@ def leaf(values, dtype=np.float64):
 
 
 @pytest.fixture
-def counted():
-    """A product that counts how often each of its rules is called."""
-    calls = [0, 0]
-
-    @primitive
-    def counted_product(a, b):
-        return a * b
-
-    def rule(i):
-        def vjp(g, y, *args):
-            calls[i] += 1
-            return g * args[1 - i]
-
-        return vjp
-
-    defvjp(counted_product, rule(0), rule(1))
-    yield counted_product, calls
-    del PRIMITIVES["counted_product"]
-
-
-@pytest.fixture
 def registry():
     """Forget what a test adds to the registry."""
     known = dict(PRIMITIVES)
